@@ -166,9 +166,9 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
         "one-client",
         {
             "change": is_always(connections=100),
-            "top_client": {"address": "10.0.0.7", "connections": 61},
+            "top_client": {"address": "8.8.4.4", "connections": 61},
         },
-        "10.0.0.7 hold 61% of the 100.*--max-connections-per-client",
+        "8.8.4.4 holds 61% of the 100 connections -> set --max-connections-per-client",
     ),
     (
         "one-client-in-the-application",
@@ -303,6 +303,63 @@ def test_stacks_are_collected_where_several_threads_may_wait(
     threads: int, calls: int, wants: bool
 ) -> None:
     assert wants_stacks({"threads": threads}, OF_ONE_CLIENT[:calls]) is wants
+
+
+MOST_CONNECTIONS = is_always(connections=100)
+
+
+def of_client(rule: str, **server: Any) -> str:
+    """Return what a rule about a client says; empty where it is silent."""
+    found = {finding.rule: finding for finding in diagnose(evidence(**server))}
+    return f"{found[rule].what} -> {found[rule].advice}" if rule in found else ""
+
+
+def test_a_client_that_sends_fields_of_a_proxy_is_said_to_look_like_one() -> None:
+    top = {"address": "8.8.4.4", "connections": 61}
+    known: dict[str, Any] = {"top_client": top, "unknown_proxies": ["8.8.4.4"]}
+    said = of_client("one-client", change=MOST_CONNECTIONS, **known)
+    assert "8.8.4.4 holds 61% of the 100 connections; it looks like a proxy" in said
+    assert "not believed (PEN-4010) -> if it is a proxy of yours, name it in" in said
+    assert "If it is none, set --max-connections-per-client" in said
+
+
+@pytest.mark.parametrize("address", ["10.0.0.7", "192.168.1.2", "fd00::7", "fe80::1%eth0", "::1"])
+def test_a_client_of_a_private_network_is_said_to_be_a_proxy_perhaps(address: str) -> None:
+    top = {"address": address, "connections": 61}
+    said = of_client("one-client", change=MOST_CONNECTIONS, top_client=top)
+    here = "it runs on this machine" if address == "::1" else "its address is of a private network"
+    assert f"may be a proxy: {here}" in said
+    assert "--forwarded-allow-ips" in said
+
+
+def test_a_proxy_that_is_trusted_has_most_connections_without_harm() -> None:
+    top = {"address": "10.1.0.7", "connections": 100}
+    assert of_client("one-client", change=MOST_CONNECTIONS, top_client=top) == ""
+    full = together(MOST_CONNECTIONS, grows("evicted_idle", 0.1))
+    said = of_client("one-client", change=full, top_client=top)
+    assert "It is a proxy of yours (--forwarded-allow-ips)" in said
+    assert "raise --max-connections" in said
+    assert "per-client" not in said
+
+
+@pytest.mark.parametrize("address", ["nonsense", "10.0.0", "1.2.3.4.5", "[::1", "\xff" * 48])
+def test_an_address_that_a_worker_has_made_up_is_that_of_a_client(address: str) -> None:
+    top = {"address": address, "connections": 61}
+    said = of_client("one-client", change=MOST_CONNECTIONS, top_client=top)
+    assert "set --max-connections-per-client" in said
+
+
+def test_a_proxy_that_does_not_say_whose_requests_it_has_is_told_to() -> None:
+    calls = [row | {"client": f"10.1.0.7:{port}"} for port, row in enumerate(OF_ONE_CLIENT)]
+    rule = "one-client-in-the-application"
+    said = of_client(rule, change=is_always(waiting=2), requests=calls)
+    assert "10.1.0.7 has 8 of the 8 requests" in said
+    assert "It is a proxy of yours" in said
+    assert "x-forwarded-for" in said
+    assert "--max-requests-per-client" not in said
+    said = of_client(rule, change=is_always(waiting=2), requests=OF_ONE_CLIENT)
+    assert "10.0.0.7 has 6 of the 8" in said
+    assert "may be a proxy" in said
 
 
 def test_what_is_urgent_comes_first() -> None:

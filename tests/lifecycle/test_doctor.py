@@ -192,3 +192,38 @@ def test_a_crash_in_an_extension_names_it_and_who_called_it(tmp_path: Path, tran
         assert "in _foo, called by app (" in crashed["what"]
         assert "shop.py:6)" in crashed["what"]
         assert "a newer version of _foo" in crashed["advice"]
+
+
+def test_a_peer_with_most_connections_that_sends_fields_of_a_proxy_looks_like_one(
+    tmp_path: Path, transport: str
+) -> None:
+    control = ("--control", str(tmp_path / "control"), "--transport", transport)
+    arguments = ("-w", "1", "--forwarded-allow-ips", "none", *control)
+    with Supervised(tmp_path, *arguments) as server, ExitStack() as stack:
+        for _ in range(20):
+            client = stack.enter_context(Client(server.address))
+            assert client.request("GET", "/echo?0").status == 200
+        assert eventually(lambda: "one-client" in found_in(server))
+        assert (
+            "it may be a proxy: it runs on this machine" in found_in(server)["one-client"]["what"]
+        )
+        assert client.request("GET", "/echo?0", {"X-Forwarded-For": "8.8.4.4"}).status == 200
+        found = found_in(server)["one-client"]
+        assert "127.0.0.1 holds 100% of the 20 connections; it looks like a proxy" in found["what"]
+        assert "name it in --forwarded-allow-ips" in found["advice"]
+
+
+def test_a_trusted_proxy_with_all_connections_is_no_fault(tmp_path: Path, transport: str) -> None:
+    arguments = ("-w", "1", "--control", str(tmp_path / "control"), "--transport", transport)
+    with Supervised(tmp_path, *arguments) as server, ExitStack() as stack:
+        for _ in range(20):
+            client = stack.enter_context(Client(server.address))
+            assert client.request("GET", "/echo?0").status == 200
+        address = str(tmp_path / "control")
+
+        def top() -> Any:
+            status = json_of(server.control("--control", address, "--json", "status"))
+            return status["top_client"]
+
+        assert eventually(lambda: top() == {"address": "127.0.0.1", "connections": 20})
+        assert "one-client" not in found_in(server)

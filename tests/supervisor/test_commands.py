@@ -163,6 +163,8 @@ def test_the_status_is_put_together_from_what_there_is(here: Asking) -> None:
         "workers": 1,
         "cpus": float(allowed_cpus()),
         "top_client": None,
+        "trusted_proxies": ["127.0.0.0/8", "::1/128", "unix"],
+        "unknown_proxies": [],
         "certificates": [],
         "counts": status["counts"],
         "crashes": {},

@@ -158,6 +158,8 @@ class FakeSupervisor:
             "workers": 2,
             "cpus": 4.0,
             "top_client": None,
+            "trusted_proxies": [],
+            "unknown_proxies": [],
             "certificates": [],
             "counts": {"requests": 2468, "crashed": 3},
             "crashes": {"SIGSEGV": 2, "exit status 1": 1},

@@ -79,6 +79,8 @@ def evidence(
         "certificates": [],
         "last_reload": None,
         "top_client": None,
+        "trusted_proxies": ["127.0.0.0/8", "10.1.0.0/16"],
+        "unknown_proxies": [],
     }
     past = Past(answer(rows(minutes, change)))
     return Evidence(past, known | status, requests or [], stacks or {})

@@ -625,6 +625,8 @@ fn read_fields(
     if let Some(name) = names.find(|name| policy.names(name)) {
         if !shared.told_of_forwarding.swap(true) {
             let peer = connection.peer().map(|(address, _)| address.to_string());
+            let address = peer.as_deref().unwrap_or_default();
+            shared.scoreboard.set_forwarding_peer(address);
             let arguments = [
                 ("field", String::from_utf8_lossy(name).into_owned()),
                 ("peer", peer.unwrap_or_else(|| "a unix socket".to_owned())),

@@ -77,6 +77,7 @@ layout! {
     TOP_CLIENT = 128,
     TOP_CLIENT_ADDRESS = 129,
     ADDRESS_WORDS = 6,
+    FORWARDING_PEER = 135,
     // of a record
     THREAD = 0,
     IO_BOUND = 1,
@@ -328,7 +329,17 @@ impl Scoreboard {
 
     /// Write which client has the most connections, and how many.
     pub fn set_top_client(&self, address: &str, connections: u64) {
-        for (index, word) in (TOP_CLIENT_ADDRESS..).take(ADDRESS_WORDS).enumerate() {
+        self.set_address(TOP_CLIENT_ADDRESS, address);
+        self.set(TOP_CLIENT, connections);
+    }
+
+    /// Write which peer sends fields of a proxy and is not trusted.
+    pub fn set_forwarding_peer(&self, address: &str) {
+        self.set_address(FORWARDING_PEER, address);
+    }
+
+    fn set_address(&self, begin: usize, address: &str) {
+        for (index, word) in (begin..).take(ADDRESS_WORDS).enumerate() {
             let mut bytes = [0; WORD];
             let part = address.as_bytes().chunks(WORD).nth(index);
             for (place, byte) in bytes.iter_mut().zip(part.unwrap_or_default()) {
@@ -336,7 +347,6 @@ impl Scoreboard {
             }
             self.set(word, u64::from_ne_bytes(bytes));
         }
-        self.set(TOP_CLIENT, connections);
     }
 
     // -- the record of a thread -----------------------------------------------------------------

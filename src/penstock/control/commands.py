@@ -286,6 +286,10 @@ class Status(TypedDict):
     """Processors that the server may use, by its affinity and its container's quota."""
     top_client: ClientRow | None
     """The client that has the most connections, a second ago; None where there is none."""
+    trusted_proxies: list[str]
+    """The setting ``forwarded_allow_ips``."""
+    unknown_proxies: list[str]
+    """Addresses that it does not name, and that send fields of a proxy: one of each worker."""
     certificates: list[CertificateRow]
     """Those that are served over TLS, the default one first."""
     counts: dict[str, int]

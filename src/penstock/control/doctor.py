@@ -10,11 +10,13 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import Any, Final
 
 from penstock.control.connection_pools import waits_by_pool
 from penstock.control.past import Past
 from penstock.control.tables import age, size
+from penstock.edge.forwarded import Peers
 
 LEAST_SECONDS: Final = 60.0
 """A server that is younger is not judged by its rates."""
@@ -41,6 +43,7 @@ POOL_SHARE: Final = 0.25
 LEAST_WAITING: Final = 2
 """Threads that wait for a connection at one moment: a single one is no sign of anything."""
 CLIENT_SHARE: Final = 0.5
+LIMITS_OF_CLIENT: Final = "--max-connections-per-client and --max-requests-per-client"
 LEAST_CONNECTIONS: Final = 20
 CERTIFICATE_DAYS: Final = 14
 
@@ -493,13 +496,53 @@ def one_client(evidence: Evidence) -> Finding | None:
     held, open_now = int(client.get("connections", 0)), evidence.past.now("connections")
     if open_now < LEAST_CONNECTIONS or held < CLIENT_SHARE * open_now:
         return None
-    return Finding(
-        "one-client",
-        f"clients of {client['address']} hold {_percent(held / open_now)} of the "
-        f"{_number(open_now)} connections",
-        "set --max-connections-per-client and --max-requests-per-client; where it is a proxy of "
-        "yours, name it in --forwarded-allow-ips",
+    address = str(client["address"])
+    what = f"{address} holds {_percent(held / open_now)} of the {_number(open_now)} connections"
+    if is_trusted_proxy(evidence, address):
+        if not evicted_connections(evidence):
+            return None  # as it is to be: they are those of all its clients
+        return Finding(
+            "one-client",
+            f"{what}, and others were closed to make room. It is a proxy of yours "
+            "(--forwarded-allow-ips): the connections are those of all its clients",
+            "raise --max-connections, or have the proxy keep fewer connections open; a limit for "
+            "one client would not hold for it",
+        )
+    return Finding("one-client", *_advice_on_client(evidence, address, what, LIMITS_OF_CLIENT))
+
+
+def _advice_on_client(evidence: Evidence, address: str, what: str, limits: str) -> tuple[str, str]:
+    """Return what is wrong with a client that is not known for a proxy, and what to do."""
+    proxy = likely_proxy(evidence, address)
+    if not proxy:
+        return what, f"set {limits}; where it is a proxy of yours, name it in --forwarded-allow-ips"
+    return (
+        f"{what}; it {proxy}",
+        "if it is a proxy of yours, name it in --forwarded-allow-ips, and the fields that it sets "
+        "in --forwarded-headers: until then all its clients count as one, and a limit for one "
+        f"client would hold for all of them together. If it is none, set {limits}",
     )
+
+
+def is_trusted_proxy(evidence: Evidence, address: str) -> bool:
+    """Return True for an address that the settings name as a proxy's."""
+    try:
+        return Peers.of(evidence.status.get("trusted_proxies") or ()).trusts(address)
+    except (OSError, ValueError):  # a worker has written it, and may write anything
+        return False
+
+
+def likely_proxy(evidence: Evidence, address: str) -> str:
+    """Return why an address that is not trusted looks like a proxy's; empty where it does not."""
+    if address in (evidence.status.get("unknown_proxies") or ()):
+        return "looks like a proxy: it sends fields of one, which are not believed (PEN-4010)"
+    try:
+        known = ip_address(address.partition("%")[0])
+    except ValueError:
+        return ""
+    if known.is_loopback:
+        return "may be a proxy: it runs on this machine"
+    return "may be a proxy: its address is of a private network" if known.is_private else ""
 
 
 @rule
@@ -514,12 +557,23 @@ def one_client_in_the_application(evidence: Evidence) -> Finding | None:
     [(address, held)] = clients.most_common(1)
     if not address or held < CLIENT_SHARE * len(evidence.requests) or held < 3:
         return None
-    return Finding(
-        "one-client-in-the-application",
+    address = address.strip("[]")
+    what = (
         f"{address} has {held} of the {len(evidence.requests)} requests that the application is "
-        "in, and no thread is free",
-        "set --max-requests-per-client; where it is a proxy of yours, name it in "
-        "--forwarded-allow-ips",
+        "in, and no thread is free"
+    )
+    if is_trusted_proxy(evidence, address):
+        return Finding(
+            "one-client-in-the-application",
+            f"{what}. It is a proxy of yours (--forwarded-allow-ips), which does not say whose "
+            "requests these are",
+            "have the proxy set x-forwarded-for or forwarded, and name that in "
+            "--forwarded-headers: until then all its clients count as one, and a limit for one "
+            "client would hold for all of them together",
+        )
+    limits = "--max-requests-per-client"
+    return Finding(
+        "one-client-in-the-application", *_advice_on_client(evidence, address, what, limits)
     )
 
 

@@ -187,6 +187,8 @@ class Commands:
             "workers": current.wanted,
             "cpus": self._cpus(),
             "top_client": self.overview.top_client(),
+            "trusted_proxies": list(current.settings.forwarded_allow_ips),
+            "unknown_proxies": self.overview.forwarding_peers(),
             "certificates": [
                 {
                     "names": list(each.names),

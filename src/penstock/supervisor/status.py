@@ -319,6 +319,11 @@ class Overview:
             return {"address": address, "connections": connections}
         return None
 
+    def forwarding_peers(self) -> list[str]:
+        """Return the peers that workers have seen send fields of a proxy, and do not trust."""
+        peers = {worker.slot.forwarding_peer() for worker in self._workers}
+        return sorted(peers - {""})
+
     def statuses(self) -> dict[int, int]:
         """Return how many requests since the start had which status code."""
         total = Counter(self._counters.statuses)

@@ -172,6 +172,8 @@ TOP_CLIENT = 128
 TOP_CLIENT_ADDRESS = 129
 """Its address: text in `ADDRESS_WORDS` words, filled up with zeros."""
 ADDRESS_WORDS = 6
+FORWARDING_PEER = 135
+"""The address of the first peer that has sent a field of a proxy and is not trusted, likewise."""
 
 GC_PASSES = 56
 """Passes of the cyclic garbage collector over each of its three generations: three words. Where the
@@ -485,17 +487,29 @@ class Slot:
 
     def set_top_client(self, address: str, connections: int) -> None:
         """Write which client has the most connections; empty is none, or unix sockets."""
-        begin, most = TOP_CLIENT_ADDRESS * WORD, ADDRESS_WORDS * WORD
-        self.bytes[begin : begin + most] = address.encode("latin-1", "replace").ljust(most, b"\0")[
-            :most
-        ]
+        self._set_address(TOP_CLIENT_ADDRESS, address)
         self.words[TOP_CLIENT] = connections
 
     def top_client(self) -> tuple[str, int]:
         """Return which client has the most connections, and how many."""
-        begin = TOP_CLIENT_ADDRESS * WORD
-        text = bytes(self.bytes[begin : begin + ADDRESS_WORDS * WORD])
-        return text.rstrip(b"\0").decode("latin-1"), self.words[TOP_CLIENT]
+        return self._address(TOP_CLIENT_ADDRESS), self.words[TOP_CLIENT]
+
+    def set_forwarding_peer(self, address: str) -> None:
+        """Write which peer sends fields of a proxy and is not trusted."""
+        self._set_address(FORWARDING_PEER, address)
+
+    def forwarding_peer(self) -> str:
+        """Return which peer that was; empty for none, and for a unix socket."""
+        return self._address(FORWARDING_PEER)
+
+    def _set_address(self, word: int, address: str) -> None:
+        begin, most = word * WORD, ADDRESS_WORDS * WORD
+        text = address.encode("latin-1", "replace")[:most]
+        self.bytes[begin : begin + most] = text.ljust(most, b"\0")
+
+    def _address(self, word: int) -> str:
+        text = bytes(self.bytes[word * WORD : (word + ADDRESS_WORDS) * WORD])
+        return text.rstrip(b"\0").decode("latin-1")
 
     def read(self, words: range) -> list[int]:
         """Return words that stand one behind the other."""

@@ -299,6 +299,7 @@ class Loop:
         """Take note of the forwarding field of a peer that is not trusted. For the leader."""
         if not self._told_forwarding:
             self._told_forwarding = True
+            self._slot.set_forwarding_peer(peer)
             self.untrusted_fields.append((name, peer))
 
     def log_dropped_fields(self) -> None:
