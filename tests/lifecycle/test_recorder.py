@@ -25,9 +25,11 @@ def app(environ, start_response):
         end = time.monotonic() + 0.5
         while time.monotonic() < end:
             pass
+    while path == "/late" and not os.path.exists("go"):
+        time.sleep(0.01)
     if path == "/die":
         os.abort()
-    status = "500 No" if path == "/fail" else "200 OK"
+    status = "500 No" if path in ("/fail", "/late") else "200 OK"
     start_response(status, [("Content-Length", "1")])
     return [b"x"]
 """
@@ -194,3 +196,33 @@ def test_the_garbage_collector_runs_between_requests_and_is_counted(
         metrics = server.control("--control", str(tmp_path / "control"), "metrics").stdout
         assert 'penstock_gc_passes_total{generation="0"}' in metrics
         assert 'penstock_gc_seconds_total{generation="2"}' in metrics
+
+
+def test_an_upgrade_hands_over_what_was_slow_has_failed_and_was_refused(
+    tmp_path: Path, transport: str
+) -> None:
+    pid_file = tmp_path / "pid"
+    with controlled(tmp_path, transport, "--pid", str(pid_file)) as server:
+        assert server.ask("/burn").status == 200
+        assert server.ask("/fail").status == 500
+        with Client(server.address) as client:
+            client.send(b"GET /bad HTTP/1.1\r\nHost: a\r\nX: \x01\r\n\r\n")
+            assert client.read_response().status == 400
+        kinds = ("slow", "failed", "refused")
+        assert eventually(lambda: all(told(server, kind)[kind] for kind in kinds))
+        before = {kind: told(server, kind)[kind] for kind in kinds}
+        with Client(server.address) as late:
+            late.send(b"GET /late HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert eventually(lambda: told(server, "requests")["requests"])
+            told(server, "upgrade")
+            assert eventually(lambda: told(server, "status")["pid"] != server.supervisor)
+            assert {kind: told(server, kind)[kind] for kind in kinds} == before
+            # What fails in a worker of the old supervisor is told to the new one.
+            (tmp_path / "go").touch()
+            assert late.read_response().status == 500
+        assert server.process.wait(DEADLINE) == 0
+        assert eventually(lambda: server.has_new_supervisor(pid_file))
+        after = told(server, "failed")["failed"]
+        assert [row["path"] for row in after] == ["/late", "/fail"]
+        assert told(server, "slow")["slow"][0]["path"] == "/late"
+        assert server.stop() == 0

@@ -81,6 +81,12 @@ class FakeSuccessor(Successor):
     def send_totals(self, totals: Mapping[str, float]) -> None:
         """Send nothing: there is no process."""
 
+    def send_noted(self, message: Mapping[str, Any]) -> None:
+        """Send nothing, likewise."""
+
+    def flush(self) -> None:
+        """Have nothing to send."""
+
     def end(self) -> None:
         """Note the order."""
         self.ended = True

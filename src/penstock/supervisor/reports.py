@@ -124,6 +124,15 @@ def is_noted(message: Message) -> bool:
     )
 
 
+def is_noted_row(kind: str, row: Mapping[str, object]) -> bool:
+    """Return True for a request that a supervisor keeps: one of `NOTED`, with its worker."""
+    fields = {"worker": int, "pid": int, **NOTED.get(kind, {})}
+    fields.pop("left_out", None)
+    return row.keys() == fields.keys() and all(
+        _is_noted(row[name], type_) for name, type_ in fields.items()
+    )
+
+
 def _is_noted(value: object, kind: type | int | None) -> bool:
     if isinstance(kind, int):
         return isinstance(value, str) and len(value) <= kind

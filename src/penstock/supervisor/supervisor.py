@@ -333,6 +333,8 @@ class Supervisor:
             self._statsd.tick(now, self.settings, self.current.wanted, self.listeners)
         self._recycling.end_hung(now)
         self._close_removed(now)
+        if self._handed_over is not None:
+            self._handed_over.flush()
         if self._rejected is not None:
             self._rejected.check_deadline(now)
             if self._rejected.has_ended:
@@ -388,13 +390,15 @@ class Supervisor:
                 messages.COMMAND_REFUSED.log(self.logger, command=name, reason=error)
 
     def _listen_to_predecessor(self) -> None:
-        """Go on from what the predecessor has counted, and note its end."""
+        """Go on from what the predecessor has counted and kept, and note its end."""
         predecessor = self._predecessor
         if predecessor is None:
             return
-        totals = predecessor.totals()
-        if totals is not None:
-            self.counters.inherit(totals)
+        received = predecessor.receive()
+        for message in received.noted:
+            self.commands.notable.take_over(message)
+        if received.totals is not None:
+            self.counters.inherit(received.totals)
             self._take_control()
         if predecessor.channel.ended:
             self._predecessor = None
@@ -1005,6 +1009,7 @@ class Supervisor:
         self._notifier.hand_over(event.pid)
         self.control.hand_over()
         self._statsd.finish(self.current.wanted, self.listeners)
+        self.commands.notable.hand_over(self._handed_over.send_noted)
         self._handed_over.send_totals(self.commands.totals())
         self.certificates.end()  # that of the new supervisor orders from now on
         for listener in self.listeners:

@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NoReturn
 
 from penstock import messages
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from penstock.listeners import Inherited, Listener
     from penstock.supervisor.generation import Launch
     from penstock.supervisor.loop import Loop
+    from penstock.worker.channel import Message
 
 VARIABLE = "_PENSTOCK_PREDECESSOR"
 """The variable that lists, in JSON, what a new supervisor inherits."""
@@ -53,6 +54,16 @@ version never does, and may need `graceful_timeout` to leave."""
 
 _MOST_TICKET_BYTES = 4096
 """All keys of tickets are shorter, and a pipe takes this at once."""
+
+
+@dataclass
+class HandedOver:
+    """What a supervisor has told its successor since the last time."""
+
+    totals: dict[str, float] | None = None
+    """What it has counted: `Overview.totals`."""
+    noted: list[Message] = field(default_factory=list)
+    """Requests that are worth a look, for `Notable.take_over`."""
 
 
 @dataclass
@@ -78,12 +89,15 @@ class Predecessor:
         """Report that the workers serve: the predecessor may leave now."""
         self.channel.send({"event": "ready", "pid": os.getpid()})
 
-    def totals(self) -> dict[str, float] | None:
-        """Return what it has counted, where it has sent that since the last call."""
-        found = None
+    def receive(self) -> HandedOver:
+        """Return what it has sent since the last call."""
+        found = HandedOver()
         for message in self.channel.receive():
             if message["event"] == "totals":
-                found = {str(name): float(total) for name, total in message["totals"].items()}
+                totals = message["totals"].items()
+                found.totals = {str(name): float(total) for name, total in totals}
+            elif message["event"] == "noted":
+                found.noted.append(message)
         return found
 
 
@@ -237,6 +251,14 @@ class Successor:
     def send_totals(self, totals: Mapping[str, float]) -> None:
         """Tell the new supervisor what this one has counted; it answers clients from then on."""
         self._channel.send({"event": "totals", "totals": dict(totals)})
+
+    def send_noted(self, message: Message) -> None:
+        """Tell it of requests that are worth a look: see `Notable.hand_over`."""
+        self._channel.send(message)
+
+    def flush(self) -> None:
+        """Send what its socket did not take at once."""
+        self._channel.flush()
 
     def check_deadline(self, now: float) -> None:
         """Report a new supervisor that takes too long, and kill one that does not end."""
