@@ -893,6 +893,18 @@ WORKER_LEFT_CHILDREN: Final = Message(
     " are there now, kill the process ids of the message.",
 )
 
+COUNTS_LEFT_OUT: Final = Message(
+    "PEN-7024",
+    ERROR,
+    "what %(worker)s has counted is left out of the totals, because it is impossible: %(what)s"
+    " (logged once)",
+    "The worker has ended, and shared memory has a number for it that no worker can count in its"
+    " time. Only code of the application, or a defect of native code, can have written that. The"
+    " metrics lack the requests of this worker: their totals fall by as much.",
+    "Find out what has written to the worker's memory. If it may be hostile code, treat the"
+    " application's user as compromised.",
+)
+
 CRASH_LOOP: Final = Message(
     "PEN-7030",
     CRITICAL,

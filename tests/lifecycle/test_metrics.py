@@ -211,3 +211,34 @@ def test_statsd_gets_each_request_once_over_an_upgrade(tmp_path: Path, transport
         with suppress(BlockingIOError):
             wait_for("nothing: all that has come is read")
         assert sum(sent) == 7
+
+
+HOSTILE = """
+import gc
+from penstock.telemetry.scoreboard import STARTED, Slot
+
+def app(environ, start_response):
+    if environ["PATH_INFO"] == "/spoil":
+        gc.unfreeze()
+        for found in gc.get_objects():
+            if isinstance(found, Slot):
+                found.words[STARTED] = 2**64 - 1
+    start_response("200 OK", [("Content-Length", "4")])
+    return [b"done"]
+"""
+
+
+def test_a_worker_that_writes_nonsense_spoils_no_total_beyond_its_end(
+    tmp_path: Path, transport: str
+) -> None:
+    (tmp_path / "shop.py").write_text(HOSTILE)
+    arguments = ("-w", "1", "--transport", transport, "--control", str(tmp_path / "control"))
+    with Supervised(tmp_path, *arguments) as server:
+        (worker,) = server.workers()
+        assert server.ask("/spoil").status == 200
+        os.kill(worker, signal.SIGKILL)
+        server.wait_for_line(r"PEN-7024 what worker 1 .* is impossible: requests \d{10,}")
+        server.wait_for_workers(1, {worker})
+        assert server.ask("/").status == 200
+        assert scrape(server)["penstock_requests_total", ()] == 1
+        assert server.stop() == 0

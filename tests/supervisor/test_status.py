@@ -12,6 +12,7 @@ import pytest
 
 from penstock.supervisor.status import Counters, LastError, Overview
 from penstock.supervisor.worker_process import Stage
+from penstock.telemetry.histograms import HISTOGRAM_WORDS, SUM
 from penstock.telemetry.scoreboard import (
     ACCEPTED,
     BEAT,
@@ -21,8 +22,11 @@ from penstock.telemetry.scoreboard import (
     IO_BOUND_CALLS,
     LEFT_COUNT,
     LIVE,
+    LOCK_WAITS,
     QUEUE_FULL_SINCE,
     READY,
+    REFUSED,
+    SERIES_WORDS,
     STALE_BEAT_SECONDS,
     STARTED,
     STATE,
@@ -185,6 +189,56 @@ def test_totals_include_the_workers_that_have_ended(workers: Workers) -> None:
     assert {name: counts[name] for name in COUNTED} == {
         name: 3 * number for number, name in enumerate(COUNTED)
     }
+
+
+IMPOSSIBLE = (1 << 64) - 1
+
+
+@pytest.mark.parametrize(
+    "word", [STARTED, ACCEPTED, *COUNTED.values(), REFUSED, LOCK_WAITS, LOCK_WAITS + SUM]
+)
+def test_the_counts_of_a_worker_that_cannot_have_counted_them_are_left_out(
+    workers: Workers, word: int
+) -> None:
+    counters = Counters()
+    worker = workers.add(1)
+    worker.slot.words[STARTED] = 10
+    worker.slot.words[word] = IMPOSSIBLE
+    assert str(IMPOSSIBLE) in counters.add_ended(worker, "SIGSEGV")
+    assert counters.requests == 0
+    assert not any(counters.counted.values())
+    assert counters.crashes == {"SIGSEGV": 1}
+    worker.slot.words[word] = 0
+    worker.slot.words[STARTED] = 10
+    assert counters.add_ended(worker, "") == ""
+    assert counters.requests == 10
+
+
+@pytest.mark.parametrize("place", [0, SUM, HISTOGRAM_WORDS + 3])
+def test_so_are_its_histograms_and_its_statuses(workers: Workers, place: int) -> None:
+    counters = Counters()
+    worker, other = workers.add(1), workers.add(2)
+    worker.slot.use_series(7)
+    worker.slot.series[7 * SERIES_WORDS + place] = IMPOSSIBLE
+    assert counters.add_ended(worker, "")
+    other.slot.use_series(7)
+    other.slot.statuses[100] = IMPOSSIBLE
+    assert counters.add_ended(other, "")
+    assert not counters.series
+    assert not counters.statuses
+
+
+def test_what_a_busy_worker_counts_is_possible(workers: Workers) -> None:
+    worker = workers.add(1)
+    worker.since -= 3600
+    seconds = 3600
+    worker.slot.words[STARTED] = 500_000 * seconds
+    worker.slot.words[COUNTED["bytes_sent"]] = 100_000_000_000 * seconds
+    worker.slot.words[COUNTED["gc_nanoseconds_2"]] = 1_000_000_000 * seconds
+    worker.slot.use_series(7)
+    # The durations of 100,000 connections, of which each always had a request.
+    worker.slot.series[7 * SERIES_WORDS + SUM] = 100_000 * 1_000_000_000 * seconds
+    assert Counters().add_ended(worker, "") == ""
 
 
 def test_the_last_error_is_kept() -> None:

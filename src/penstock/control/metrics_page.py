@@ -36,6 +36,12 @@ for one that is not in RFC 9110 or 5789, and for CONNECT and TRACE), class of st
 Checks of health that the server answers itself are not in them. What workers count in memory of
 their own is a second old at most; a worker that is killed takes its last second of it along.
 
+The numbers are those that workers write to memory that they share. Code that runs in a worker, such
+as an attacker's, can write any there, also to the places of other workers: metrics are no evidence
+after a break-in. Then totals may fall, which Prometheus takes for a restart of the server. When a
+worker ends, the supervisor leaves out what it cannot have counted in its time
+([PEN-7024](messages.md#pen-7024)), so that one nonsensical number does not outlive it.
+
 What the application counts itself is on a page of its own:
 [application-metrics.md](application-metrics.md).
 

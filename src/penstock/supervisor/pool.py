@@ -87,6 +87,7 @@ class Pool:
         self._note_end = note_end
         self._slow_boots = SlowBoots(logger)
         self._oom_kills = cgroups.oom_kills()
+        self._told_of_counts = False
         self._workers_started = 0
         self._generations_made = 0
         self.has_more_to_reap = False
@@ -383,7 +384,10 @@ class Pool:
             self._remove_live_gauges(directory, generation)
         was_booting = worker.is_booting
         pause = 0.0 if told else generation.note_death(worker)
-        self._counters.add_ended(worker, "" if told else report.reason)
+        impossible = self._counters.add_ended(worker, "" if told else report.reason)
+        if impossible and not self._told_of_counts:
+            self._told_of_counts = True
+            messages.COUNTS_LEFT_OUT.log(self._logger, worker=worker, what=impossible)
         if report.signal and (site := crash_site(bytes(worker.dumped))) is not None:
             self._counters.add_crash_site(report.reason, worker, site)
         generation.discard(worker)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from penstock.control.commands import HALTED, WORKER_STATES
+from penstock.supervisor.possible_counts import impossible_count
 from penstock.supervisor.worker_process import Stage, WorkerProcess
 from penstock.system.processes import is_halted
 from penstock.telemetry.histograms import (
@@ -170,8 +171,20 @@ class Counters:
         if 0 <= int(word) < len(words):  # else it is of another version
             words[int(word)] += more
 
-    def add_ended(self, worker: WorkerProcess, crash: str) -> None:
-        """Add the counts of a worker that has ended; ``crash`` is the reason, empty for none."""
+    def add_ended(self, worker: WorkerProcess, crash: str) -> str:
+        """Add the counts of a worker that has ended; ``crash`` is the reason, empty for none.
+
+        Where it cannot have counted what its slot has, its counts are left out, and what that is is
+        returned; else an empty text.
+        """
+        impossible = impossible_count(worker.slot, worker.age)
+        if not impossible:
+            self._add_counts(worker)
+        if crash:
+            self.add_crash(crash, worker)
+        return impossible
+
+    def _add_counts(self, worker: WorkerProcess) -> None:
         self.requests += worker.slot.words[STARTED]
         self.accepted += worker.slot.words[ACCEPTED]
         for name, word in COUNTED.items():
@@ -180,8 +193,6 @@ class Counters:
         self.statuses.update(read_statuses(worker.slot))
         for name, words in RANGES.items():
             self.ranges[name] = sum_of_words((self.ranges[name], worker.slot.read(words)))
-        if crash:
-            self.add_crash(crash, worker)
 
     def add_recycled(self, reason: str, worker: WorkerProcess) -> None:
         """Count a worker that is replaced in good order."""
