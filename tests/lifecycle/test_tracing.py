@@ -12,7 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
+from penstock.control.metrics import OPENMETRICS
+from support.acme_authority import free_port
+from support.invariant import eventually
 from support.lifecycle import MODULE, Supervised
 from support.server_process import BUSY_SECONDS, run_penstock
 from support.tracing import Collector
@@ -251,4 +255,39 @@ def test_a_killed_worker_costs_the_others_no_span(tmp_path: Path) -> None:
             server.wait_for_workers(2, {killed})
             ask(server)
             check(collector.wait(2), 1)
+            assert server.stop() == 0
+
+
+SLOW = """
+import time
+
+def app(environ, start_response):
+    time.sleep(0.03)
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "32")])
+    return [environ["penstock.trace_id"].encode()]
+"""
+
+
+def test_a_slow_request_is_an_exemplar_of_its_bucket_by_its_trace(
+    tmp_path: Path, transport: str
+) -> None:
+    admin = ("127.0.0.1", free_port())
+    arguments = ("-w", "1", "--transport", transport, "--admin", f"127.0.0.1:{admin[1]}")
+    with Collector().listening() as collector:
+        with server_in(tmp_path, SLOW, collector.url, *arguments) as server:
+            with Client(server.address) as client:
+                traced = client.request("GET", "/a", {"Connection": "close"}).body.decode()
+
+            def exemplars() -> list[dict[str, str]]:
+                fields = {"Accept": OPENMETRICS, "Connection": "close"}
+                with Client(admin) as scraper:
+                    text = scraper.request("GET", "/metrics", fields).body.decode()
+                return [
+                    sample.exemplar.labels
+                    for family in text_string_to_metric_families(text)
+                    for sample in family.samples
+                    if sample.exemplar
+                ]
+
+            assert eventually(lambda: exemplars() == [{"trace_id": traced}])
             assert server.stop() == 0
