@@ -260,22 +260,24 @@ def _check(spec: str, settings: Settings) -> int:
     """Load all that a start loads, but bind no address: a server may be running on it."""
     from penstock.app.loading import load_application
     from penstock.config.budgets import PER_CLIENT, budgets, facts, lowering_notice
-    from penstock.config.checks import check_log_places, chosen_transport, has_tls
+    from penstock.config.checks import check_journal_and_pid, chosen_transport, has_tls
     from penstock.config.identity import identity_of
     from penstock.config.settings import OPTIONS
     from penstock.edge.certificate_files import read_material
     from penstock.listeners import addresses_of
     from penstock.system.pid_file import PidFile
     from penstock.system.privileges import become
+    from penstock.supervisor.logs import check_logs
 
     addresses_of(settings)
     transport = chosen_transport(settings)
     if has_tls(settings):
         read_material(settings, ())
-    check_log_places(settings)
+    check_journal_and_pid(settings)
     identity = identity_of(settings)
     if identity is not None:  # root imports no application
         become(identity, setuid_programs=settings.allow_setuid_programs)
+    opened_by = check_logs(settings, identity)
     if settings.pid is not None:
         PidFile(settings.pid, settings.source_of("pid")).check_kind()
     load_application(spec)
@@ -298,6 +300,9 @@ def _check(spec: str, settings: Settings) -> int:
         lines.append(f"  {name:<{left}} = {shown[name]}: {because}")
     print_out("\n".join([*lines, *settings.notes, ""]))
     lowered = lowering_notice(settings, computed)
+    if opened_by:
+        lines.append("who opens the logs:")
+        lines += [f"  {name:<{left}} = {user}" for name, user in opened_by.items()]
     for warning in (*settings.warnings, *([] if lowered is None else [lowered])):
         say("warning", warning.render())
     return 0
