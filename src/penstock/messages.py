@@ -18,8 +18,10 @@ together. Nothing here imports another module of Penstock, so that any module ca
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any, Final
+
+from penstock.records import dataclass
 
 if TYPE_CHECKING:
     import logging

@@ -46,10 +46,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    from penstock.cli.arguments import build_parser, parse_command_line
+    from penstock.cli.arguments import parse_command_line
 
     typed = parse_command_line(arguments)
     if typed.help_all:
+        from penstock.cli.help_page import build_parser
+
         print_out(build_parser().format_help())
         return 0
     if typed.help:
@@ -265,9 +267,9 @@ def _check(spec: str, settings: Settings) -> int:
     from penstock.config.settings import OPTIONS
     from penstock.edge.certificate_files import read_material
     from penstock.listeners import addresses_of
+    from penstock.supervisor.logs import check_logs
     from penstock.system.pid_file import PidFile
     from penstock.system.privileges import become
-    from penstock.supervisor.logs import check_logs
 
     addresses_of(settings)
     transport = chosen_transport(settings)
@@ -275,9 +277,9 @@ def _check(spec: str, settings: Settings) -> int:
         read_material(settings, ())
     check_journal_and_pid(settings)
     identity = identity_of(settings)
+    opened_by = check_logs(settings, identity)
     if identity is not None:  # root imports no application
         become(identity, setuid_programs=settings.allow_setuid_programs)
-    opened_by = check_logs(settings, identity)
     if settings.pid is not None:
         PidFile(settings.pid, settings.source_of("pid")).check_kind()
     load_application(spec)
@@ -298,11 +300,11 @@ def _check(spec: str, settings: Settings) -> int:
         source = settings.source_of(name)
         because = OPTIONS[name].reason if source == "default" else f"from {source}"
         lines.append(f"  {name:<{left}} = {shown[name]}: {because}")
-    print_out("\n".join([*lines, *settings.notes, ""]))
-    lowered = lowering_notice(settings, computed)
     if opened_by:
         lines.append("who opens the logs:")
         lines += [f"  {name:<{left}} = {user}" for name, user in opened_by.items()]
+    print_out("\n".join([*lines, *settings.notes, ""]))
+    lowered = lowering_notice(settings, computed)
     for warning in (*settings.warnings, *([] if lowered is None else [lowered])):
         say("warning", warning.render())
     return 0

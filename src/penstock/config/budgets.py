@@ -7,13 +7,14 @@ container have. `budgets` is a pure function of `Facts`; ``--check`` prints what
 from __future__ import annotations
 
 import resource
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from penstock.config.options import show_size
 from penstock.config.worker_count import SUPERVISOR_BYTES, count_workers
 from penstock.messages import MAX_BODY_LOWERED
 from penstock.system.cgroups import Cgroups
+from penstock.records import dataclass
 from penstock.system.file_systems import free_bytes, is_in_memory
 from penstock.system.temporary_files import default_directory
 

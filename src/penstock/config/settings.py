@@ -8,7 +8,7 @@ page come from the declaration; `make docs` writes the page.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import field, fields, replace
 from typing import Literal
 
 from penstock.config.options import (
@@ -40,6 +40,7 @@ from penstock.config.options import (
     zero_as,
 )
 from penstock.messages import Notice
+from penstock.records import dataclass
 
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8000
 DEFAULT_BIND = (f"{DEFAULT_HOST}:{DEFAULT_PORT}",)
@@ -693,7 +694,7 @@ class Settings:
         "address. On the open internet, 100 is enough for a browser, and for some hundred people "
         "behind one address.",
     )
-    max_requests_per_client: Rate | None = option(  # noqa: RUF009 -- it declares a field
+    max_requests_per_client: Rate | None = option(
         _RATES,
         None,
         section="Limits",
@@ -781,7 +782,7 @@ class Settings:
         "512MiB.",
         reason="Clients that read slowly, or not at all, must not use up the memory.",
     )
-    gc: Thresholds | Literal["default", "off", "idle"] = option(  # noqa: RUF009 -- a field
+    gc: Thresholds | Literal["default", "off", "idle"] = option(
         _GC,
         "default",
         section="Workers and threads",

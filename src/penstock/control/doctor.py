@@ -9,11 +9,11 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 from penstock.control.past import Past
 from penstock.control.tables import age, size
+from penstock.records import dataclass
 
 LEAST_SECONDS: Final = 60.0
 """A server that is younger is not judged by its rates."""

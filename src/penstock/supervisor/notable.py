@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from penstock.control.commands import NotedRow
+    from penstock.control.rows import NotedRow
     from penstock.supervisor.worker_process import WorkerProcess
     from penstock.worker.channel import Message
 
