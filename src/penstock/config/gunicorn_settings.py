@@ -103,7 +103,7 @@ _SERVER: Final = (
     _taken("threads", "--threads", "threads", 1,
            "4 is the default; one thread means one request at a time in each worker"),
     _taken("worker_connections", "--worker-connections", "max_connections", 1000,
-           "10,000 is the default", instead="see {max_connections}"),
+           "auto is the default, 10,000 at most", instead="see {max_connections}"),
     _taken("max_requests", "--max-requests", "max_requests", 0,
            "the successor serves before the worker drains"),
     _taken("max_requests_jitter", "--max-requests-jitter", "max_requests_jitter", 0),

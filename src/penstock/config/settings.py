@@ -673,14 +673,16 @@ class Settings:
         reason="Most pages fit, so that no disk is used. With one thread nothing is held between "
         "two blocks of a streamed response as long as no other thread could send it.",
     )
-    max_connections: int = option(
-        integer(1, 1000000),
-        10000,
+    max_connections: int | Literal["auto"] = option(
+        _COUNT,
+        _AUTO,
         section="Limits",
         also_called=("worker_connections", "connection_limit"),
-        help="Open connections above which the worker accepts no more until some close.",
-        reason="An idle connection costs little. Few systems allow more than twice as many "
-        "descriptors.",
+        help="Open connections above which the worker accepts no more until some close. auto takes "
+        "what fits into the limit on open files, and into a quarter of the worker's memory while "
+        "all of them are idle (8KiB for each, with TLS 32KiB), at most 10000.",
+        reason="An idle connection costs little, but a small container has little memory, and some "
+        "systems allow few descriptors.",
     )
     max_connections_per_client: int = option(
         integer(0, 1000000),

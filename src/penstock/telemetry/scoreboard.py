@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from itertools import cycle
 from typing import Any, overload
 
+from penstock.config.budgets import most_calls
 from penstock.records import dataclass
 
 WORD = 8
@@ -353,14 +354,6 @@ def without_query(target: str) -> str:
     """Return a target with ``...`` in the place of its query, which may hold secrets."""
     path, mark, _ = target.partition("?")
     return f"{path}?..." if mark else path
-
-
-def most_calls(threads: int, most_beside: int) -> int:
-    """Return how many calls of the application a worker may have at once.
-
-    ``most_beside`` leave the count of threads, and come on top; with one thread none does.
-    """
-    return threads + most_beside if threads > 1 else threads
 
 
 class Scoreboard:
