@@ -147,7 +147,7 @@ def memory_of(pid: int) -> Memory:
     return Memory(fields["Rss"], fields["Pss"], private)
 
 
-def settled(server: subprocess.Popen[bytes]) -> tuple[Memory, Memory]:
+def memory_at_rest(server: subprocess.Popen[bytes]) -> tuple[Memory, Memory]:
     """Return the memory of supervisor and worker, once it does not change any more."""
     before: tuple[Memory, Memory] | None = None
     while True:
@@ -184,7 +184,7 @@ def memory_table(checkouts: dict[str, Path], folder: Path, starts: int) -> list[
                 for _ in range(starts):
                     arguments = ("--transport", transport, *variant.arguments)
                     with started(checkout, folder, arguments) as (server, _seconds):
-                        found.append(settled(server))
+                        found.append(memory_at_rest(server))
                 shown = [
                     f"{statistics.median(kibibytes) / 1024:.1f}"
                     for process in zip(*found, strict=True)
