@@ -5,15 +5,16 @@
 
 Serves a bare application with one worker of four threads, first without any option and then with
 one at a time, with both transports, and reads what the kernel says of the processes after a
-request. With ``--base``, another checkout is measured beside this one. The bytecode of both is
-compiled first, as that of an installed package is. The figures are written into
-docs/performance/memory.md where all were measured.
+request. With ``--base``, another checkout is measured beside this one. The first start of each
+compiles the bytecode, which an installed package has, and does not count. The figures are written
+into docs/performance/memory.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import resource
 import signal
 import socket
 import statistics
@@ -159,13 +160,6 @@ def memory_at_rest(server: subprocess.Popen[bytes]) -> tuple[Memory, Memory]:
         time.sleep(0.5)
 
 
-def compile_all(checkout: Path, folder: Path) -> None:
-    """Have the bytecode of everything that is measured written."""
-    for transport in TRANSPORTS:
-        with started(checkout, folder, ("--transport", transport)):
-            pass
-
-
 def memory_table(checkouts: dict[str, Path], folder: Path, starts: int) -> list[str]:
     """Return the lines of the table of memory."""
     lines = [
@@ -181,10 +175,11 @@ def memory_table(checkouts: dict[str, Path], folder: Path, starts: int) -> list[
         for transport in TRANSPORTS:
             for name, checkout in checkouts.items():
                 found = []
-                for _ in range(starts):
+                for _ in range(starts + 1):
                     arguments = ("--transport", transport, *variant.arguments)
                     with started(checkout, folder, arguments) as (server, _seconds):
                         found.append(memory_at_rest(server))
+                del found[0]  # it has compiled what the others have read
                 shown = [
                     f"{statistics.median(kibibytes) / 1024:.1f}"
                     for process in zip(*found, strict=True)
@@ -212,29 +207,47 @@ def each_of(found: Sequence[Memory]) -> list[list[int]]:
     ]
 
 
+def processor_seconds(pid: int) -> float:
+    """Return the processor time that a process and its children have used."""
+    nanoseconds = 0
+    for member in processes.tree(pid):
+        for task in (processes.PROC / str(member) / "task").iterdir():
+            nanoseconds += int((task / "schedstat").read_text().split()[0])
+    return nanoseconds / 1e9
+
+
 def start_table(checkouts: dict[str, Path], folder: Path, starts: int) -> list[str]:
     """Return the lines of the table of starts, which are measured by turns."""
-    seconds: dict[tuple[str, str], list[float]] = {}
-    for _ in range(starts):
-        begun = time.perf_counter()
+    found: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for _ in range(starts + 1):  # the first one compiles, and is left out
+        begun, used = time.perf_counter(), children_seconds()
         subprocess.run([sys.executable, "-c", ""], check=True)
-        seconds.setdefault(("`python -c ''`", ""), []).append(time.perf_counter() - begun)
+        took = time.perf_counter() - begun, children_seconds() - used
+        found.setdefault(("`python -c ''`", ""), []).append(took)
         for transport in TRANSPORTS:
             for name, checkout in checkouts.items():
-                with started(checkout, folder, ("--transport", transport)) as (_, took):
-                    seconds.setdefault((f"penstock, {transport}", name), []).append(took)
+                with started(checkout, folder, ("--transport", transport)) as (server, seconds):
+                    took = seconds, processor_seconds(server.pid)
+                found.setdefault((f"penstock, {transport}", name), []).append(took)
     lines = [
-        "| command | of | median, ms | quartiles | least |",
-        "| ------- | -- | ---: | ---: | ---: |",
+        "| command | of | median, ms | quartiles | least | processor time, ms | least |",
+        "| ------- | -- | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for (command, name), times in seconds.items():
-        low, middle, high = (1000 * each for each in statistics.quantiles(times, n=4))
-        least = 1000 * min(times)
+    for (command, name), (_, *times) in found.items():
+        elapsed, busy = ([1000 * each for each in kind] for kind in zip(*times, strict=True))
+        low, middle, high = statistics.quantiles(elapsed, n=4)
         lines.append(
-            f"| {command} | {name} | {middle:.0f} | {low:.0f} to {high:.0f} | {least:.0f} |"
+            f"| {command} | {name} | {middle:.0f} | {low:.0f} to {high:.0f} | {min(elapsed):.0f} "
+            f"| {statistics.median(busy):.0f} | {min(busy):.0f} |"
         )
     print("\n".join(lines), flush=True)
     return lines
+
+
+def children_seconds() -> float:
+    """Return the processor time of the children that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -252,8 +265,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         folder = Path(name)
         (folder / "bare.py").write_text(APPLICATION)
         certificate.make(folder / "certificate.pem", folder / "key.pem")
-        for checkout in checkouts.values():
-            compile_all(checkout, folder)
         starting = start_table(checkouts, folder, given.starts)
         remembered = memory_table(checkouts, folder, given.memory_starts)
     head = (
