@@ -172,6 +172,8 @@ def import_for(settings: Settings) -> None:
     import_filters(settings)
     import penstock.app.hints  # for the error of an application that cannot be loaded
 
+    if settings.hooks:
+        import urllib.parse
     if settings.prometheus_multiproc is not None:
         import penstock.telemetry.application_metrics
     if settings.gc != "default":

@@ -279,6 +279,8 @@ class Hooks:
         before, after = (self._functions.get(name) for name in ("pre_request", "post_request"))
         if before is None and after is None:
             return application
+        import urllib.parse  # noqa: F401 - for `Request.path`: then no descriptor may be left
+
         return partial(_call_around, application, worker, before, after)
 
 
