@@ -173,7 +173,7 @@ def import_for(settings: Settings) -> None:
     import penstock.app.hints  # for the error of an application that cannot be loaded
 
     if settings.hooks:
-        import urllib.parse
+        import urllib.parse  # noqa: F401
     if settings.prometheus_multiproc is not None:
         import penstock.telemetry.application_metrics
     if settings.gc != "default":
