@@ -18,7 +18,7 @@ from penstock.config.gunicorn_settings import GUNICORN_SETTINGS, HOOKS
 from penstock.config.settings import OPTIONS
 from penstock.config.shown import SettingRow
 from penstock.control import penstockctl as ctl
-from penstock.control.commands import EventRow, RecentRow, RequestRow, Status, WorkerRow
+from penstock.control.rows import EventRow, RecentRow, RequestRow, Status, WorkerRow
 from penstock.errors import SettingsError
 
 ROOT = Path(__file__).resolve().parent.parent

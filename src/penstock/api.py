@@ -6,7 +6,6 @@ import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from penstock.config.checks import check_places, chosen_transport
@@ -14,6 +13,7 @@ from penstock.config.settings import Settings
 from penstock.config.sources import settings_from_kwargs
 from penstock.errors import PenstockError
 from penstock.listeners import Listener, addresses_of, close_all, open_listeners
+from penstock.records import dataclass
 from penstock.system.greenlet_patches import greenlet_patches
 from penstock.telemetry.access_log_format import compile_format
 from penstock.telemetry.error_log import process_logger

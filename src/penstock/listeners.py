@@ -16,13 +16,14 @@ import sys
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from penstock.config.checks import with_tls
 from penstock.config.identity import owner_of_paths
 from penstock.errors import ListenError, PenstockError
+from penstock.records import dataclass
 from penstock.system.as_user import Change, HelperError, Work, wait_for
 from penstock.system.descriptors import use_inherited
 from penstock.system.paths import Place, find

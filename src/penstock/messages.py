@@ -18,8 +18,10 @@ together. Nothing here imports another module of Penstock, so that any module ca
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any, Final
+
+from penstock.records import dataclass
 
 if TYPE_CHECKING:
     import logging
@@ -689,9 +691,10 @@ OPEN_FILES_LIMIT: Final = Message(
     "PEN-6010",
     WARNING,
     "the limit on open files is %(limit)d, so that about %(room)d connections fit at a time;"
-    " raise it (ulimit -n) or lower max_connections (%(max_connections)d)",
+    " raise it (ulimit -n)%(or_lower)s",
     "Each connection takes a file descriptor. The server raised the limit as far as the system"
-    " allows, and it is still lower than what `max_connections` needs.",
+    " allows, and it is still lower than what `max_connections` needs. Where that is auto, it takes"
+    " what fits, and the message says that fewer than 1,000 connections do.",
     "Raise the hard limit (`ulimit -Hn`, `LimitNOFILE=` of systemd, `nofile` in limits.conf), or"
     " set `max_connections` to what fits.",
 )

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,7 @@ from penstock.config.budgets import (
 )
 from penstock.config.settings import Settings
 from penstock.config.sources import settings_from_kwargs
+from penstock.config.worker_count import SUPERVISOR_BYTES
 from penstock.errors import SettingsError
 from penstock.system.file_systems import free_bytes, is_in_memory
 from penstock.worker.worker import transport_config
@@ -283,3 +285,38 @@ def test_check_names_the_source_of_a_clients_share_and_warns_of_a_small_spool(
     )  # fmt: skip
     assert "max_requests_per_client    = 7/s,7: from --max-requests-per-client" in run.stdout
     assert "PEN-1050 request bodies over 2097152 bytes will be answered with 413" in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("known", "given", "expected", "because"),
+    [
+        (facts(), {}, 10_000, "as many as one worker needs"),
+        (facts(memory=None), {}, 10_000, "as many as one worker needs"),
+        (facts(memory=64 * GIB, descriptors=1 << 20), {}, 10_000, "as many as one worker needs"),
+        (facts(descriptors=4096), {"max_io_bound": 0, "max_websockets": 0}, 4048, "limit on open"),
+        (facts(descriptors=256), {}, 128, "limit on open files 256"),
+        (facts(memory=SUPERVISOR_BYTES + 64 * MIB), {}, 2048, "quarter of the memory of a worker"),
+        (facts(memory=SUPERVISOR_BYTES + 64 * MIB, workers=4), {}, 512, "16MiB, 8KiB for each"),
+        (
+            facts(memory=SUPERVISOR_BYTES + 64 * MIB),
+            {"certfile": "c.pem", "keyfile": "k.pem"},
+            512,
+            "32KiB for each",
+        ),
+        (facts(memory=1), {}, 1, "quarter of the memory"),
+        (facts(descriptors=256), {"max_connections": 50_000}, 50_000, "argument max_connections"),
+    ],
+)
+def test_connections_are_as_many_as_fit_and_ten_thousand_at_most(
+    known: Facts, given: dict[str, Any], expected: int, because: str
+) -> None:
+    computed = budgets(settings_from_kwargs(**given), known)
+    assert computed.max_connections == expected
+    assert because in reason(computed, "max_connections")
+    assert computed.max_unfinished_heads <= max(1, expected // 2)
+
+
+def test_the_transport_gets_the_computed_limit_on_connections() -> None:
+    settings = Settings()
+    computed = budgets(settings, facts(descriptors=256))
+    assert transport_config(settings, computed).max_connections == 128

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from penstock.cli.arguments import build_parser, parse_command_line
+from penstock.cli.arguments import parse_command_line
+from penstock.cli.help_page import build_parser
 from penstock.cli.settings import load_settings
 from penstock.config import other_servers
 from penstock.config.checks import check_possible

@@ -15,9 +15,9 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as prometheus
 
 from penstock.control import metrics
-from penstock.control.commands import Figures
 from penstock.control.metrics import METRICS, accepts_openmetrics, render
 from penstock.control.metrics_page import metrics_page
+from penstock.control.rows import Figures
 from penstock.telemetry.histograms import BOUNDS, Exemplar, series_number
 from penstock.telemetry.refusals import RULES
 from support.control_loop import ControlLoop, FakeSupervisor, connect

@@ -21,13 +21,9 @@ from penstock.control.commands import (
     Command,
     ControlError,
     EndProfile,
-    EventRow,
-    Figures,
-    Happened,
     Outcome,
     Question,
     Reply,
-    RequestRow,
     ShowFigures,
     ShowFindings,
     ShowHistory,
@@ -38,11 +34,17 @@ from penstock.control.commands import (
     ShowStacks,
     ShowStatus,
     ShowWorkers,
+)
+from penstock.control.connection import Service
+from penstock.control.rows import (
+    EventRow,
+    Figures,
+    Happened,
+    RequestRow,
     Status,
     WorkerFigures,
     WorkerRow,
 )
-from penstock.control.connection import Service
 from penstock.control.server import Wanted, open_service
 from penstock.control.socket_file import Passed, adopt
 from penstock.telemetry.histograms import Exemplar, series_number

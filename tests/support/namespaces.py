@@ -20,6 +20,7 @@ RUN_WITHIN = 60.0
 
 PRELUDE = """
 import os, socket, stat, subprocess, sys, time
+import glob  # which penstockctl imports: the users below may not be able to read this Python
 from penstock.control import penstockctl
 from penstock.control.address import *
 from support.control_loop import COMMAND, ControlLoop, connect

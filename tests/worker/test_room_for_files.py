@@ -17,20 +17,31 @@ from penstock.worker.main import check_room_for_files
 
 resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))
 logging.basicConfig(format="%(message)s", stream=sys.stdout)
-threads, io_bound = map(int, sys.argv[1:])
-settings = Settings(max_connections=900, threads=threads, max_io_bound=io_bound, max_websockets=0)
+threads, io_bound = map(int, sys.argv[1:3])
+connections = sys.argv[3]
+limits = {"threads": threads, "max_io_bound": io_bound, "max_websockets": 0}
+if connections != "auto":
+    limits["max_connections"] = int(connections)
+settings = Settings(**limits)
 check_room_for_files(settings, logging.getLogger())
 """
 
 
 @pytest.mark.parametrize(
-    ("threads", "max_io_bound", "room"), [(4, 0, None), (4, 100, 576), (1, 100, None)]
+    ("threads", "max_io_bound", "connections", "room"),
+    [
+        (4, 0, "900", None),
+        (4, 100, "900", 576),
+        (1, 100, "900", None),
+        (4, 0, "auto", 976),
+        (4, 100, "auto", 576),
+    ],
 )
 def test_calls_that_leave_the_count_of_threads_have_files_too(
-    threads: int, max_io_bound: int, room: int | None
+    threads: int, max_io_bound: int, connections: str, room: int | None
 ) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", WARNED, str(threads), str(max_io_bound)],
+        [sys.executable, "-c", WARNED, str(threads), str(max_io_bound), connections],
         env=checkout_environ(),
         capture_output=True,
         text=True,
@@ -42,3 +53,4 @@ def test_calls_that_leave_the_count_of_threads_have_files_too(
     else:
         assert done.stdout.startswith("PEN-6010 the limit on open files is 1024, so that about")
         assert f" {room} connections fit" in done.stdout
+        assert ("lower max_connections (900)" in done.stdout) is (connections == "900")

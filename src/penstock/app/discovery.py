@@ -10,10 +10,10 @@ import ast
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
-from penstock.app.hints import DEFAULT_NAMES
+from penstock.app.callables import DEFAULT_NAMES
+from penstock.records import dataclass
 
 _FRAMEWORKS = {"apiflask", "bottle", "cherrypy", "dash", "falcon", "flask", "pyramid", "web"}
 _FRAMEWORKS |= {"werkzeug", "tg"}

@@ -1,7 +1,7 @@
 """What a wrong specification of an application most likely means: the hints after the errors.
 
-Nothing here decides whether an application can be loaded. A hint is the empty string where nothing
-is known.
+Nothing here decides whether an application can be loaded, so this is imported only after an error.
+A hint is the empty string where nothing is known.
 """
 
 from __future__ import annotations
@@ -10,17 +10,13 @@ import importlib.util
 import os
 import shlex
 import sys
-from inspect import Parameter, getattr_static, iscoroutinefunction, signature
+from inspect import getattr_static, iscoroutinefunction
 from pathlib import Path
 from types import FunctionType
 from typing import Any
 
+from penstock.app.callables import DEFAULT_NAMES, FORMS, binds
 from penstock.config.options import nearest
-
-DEFAULT_NAMES = ("application", "app")
-"""The names to try, in this order, if the specification names only a module."""
-
-FORMS = "module, module:callable, module:object.attribute or module:factory('argument', key=1)"
 
 _FACTORIES = ("create_app", "make_app", "create_application", "make_application", "build_app")
 _ENVIRONMENTS = (".venv", "venv", "env")
@@ -242,53 +238,3 @@ def of_no_application(found: Any, place: str, module: str) -> str:
             return f"; it seems to be a factory: write {place + '()'!r}"
         return f"; a factory is written with its arguments, as in {place + '(1)'!r}"
     return ""
-
-
-def binds(function: Any, count: int) -> bool | None:
-    """Return True if a call with ``count`` positional arguments fits the signature.
-
-    None where that is not known.
-    """
-    try:
-        # The function that a decorator wraps may take other arguments, such as a request.
-        parameters = signature(function, follow_wrapped=False)
-    except Exception:  # there is no signature, or the application's __signature__ raises
-        return None
-    try:
-        parameters.bind(*(None,) * count)
-    except TypeError:
-        return False
-    except Exception:  # a class of signatures of the application's own
-        return None
-    return True
-
-
-def is_factory_by_signature(found: Any) -> bool:
-    """Return True for what fits PEP 3333 by chance: a call of it would return no response.
-
-    A function of two parameters with defaults, of which neither has a name that an application
-    gives it, is a factory such as ``create_app(config=None, testing=False)``. A class whose
-    instances can be called and cannot be iterated over is not the application, but they are.
-    """
-    if isinstance(found, type):
-        defined = {name for each in found.__mro__ for name in vars(each)}
-        own = type(found).__call__ is type.__call__  # else a call may return anything
-        iterable = not defined.isdisjoint(("__iter__", "__getitem__", "__getattr__"))
-        return own and "__call__" in defined and not iterable and bool(binds(found, 0))
-    if not isinstance(found, FunctionType):
-        return False
-    try:
-        parameters = list(signature(found, follow_wrapped=False).parameters.values())
-    except Exception:
-        return False
-    positional = [
-        each
-        for each in parameters
-        if each.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
-    ]
-    return (
-        len(positional) >= 2
-        and all(each.default is not Parameter.empty for each in positional)
-        and not positional[0].name.startswith("e")
-        and not positional[1].name.startswith("s")
-    )

@@ -10,15 +10,14 @@ import ast
 import importlib
 import os
 import sys
-from dataclasses import dataclass
 from functools import partial
 from inspect import getattr_static, signature
 from types import FunctionType, MethodType, TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
-from penstock.app import hints
-from penstock.app.hints import DEFAULT_NAMES, FORMS
+from penstock.app.callables import DEFAULT_NAMES, FORMS, binds, is_factory_by_signature
 from penstock.errors import PenstockError
+from penstock.records import dataclass
 from penstock.system.greenlet_patches import greenlet_patches
 
 if TYPE_CHECKING:
@@ -108,6 +107,8 @@ def parse_spec(text: str) -> Spec:
     """Return the parts of a specification. Arguments have to be literals. Raises `SpecError`."""
     module, colon, rest = text.partition(":")
     if not all(part.isidentifier() for part in module.split(".")) or module.endswith(".py"):
+        from penstock.app import hints
+
         raise SpecError(f"{module!r} is not a module name{hints.of_form(module, rest)}")
     if not colon:
         return Spec(text, module)
@@ -142,6 +143,8 @@ def _import(spec: Spec) -> Any:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a module may call sys.exit()
+        from penstock.app import hints
+
         if isinstance(error, ModuleNotFoundError) and _module_is_missing(spec, error):
             missing = error.name or spec.module
             raise ModuleMissingError(_missing_module(spec.module, missing)) from None
@@ -157,6 +160,8 @@ def _module_is_missing(spec: Spec, error: ModuleNotFoundError) -> bool:
 
 
 def _missing_module(module: str, missing: str) -> str:
+    from penstock.app import hints
+
     parent, _, _ = missing.rpartition(".")
     hint = hints.of_missing_module(module, missing)
     if parent:
@@ -173,6 +178,8 @@ def _find(spec: Spec, module: Any) -> tuple[Any, str]:
                 return _attribute(module, name, spec.module), f"{spec.module}:{name}"
             except AttributeError:
                 pass
+        from penstock.app import hints
+
         wanted = " nor ".join(repr(name) for name in DEFAULT_NAMES)
         raise AttributeMissingError(
             f"module {spec.module!r} has neither {wanted}"
@@ -184,6 +191,8 @@ def _find(spec: Spec, module: Any) -> tuple[Any, str]:
         try:
             found = _attribute(found, name, path)
         except AttributeError:
+            from penstock.app import hints
+
             hint = hints.of_missing_attribute(found, name, module)
             if found is module:
                 hint += _other_file(module)
@@ -260,11 +269,15 @@ def _check_application(spec: Spec, found: Any, place: str) -> None:
         reason = "it is async, as in ASGI"
     elif _cannot_take_two_arguments(found):
         reason = "it cannot be called with the two positional arguments (environ, start_response)"
-    elif spec.arguments is None and hints.is_factory_by_signature(found):
+    elif spec.arguments is None and is_factory_by_signature(found):
         reason = "a call of it makes one, and does not answer a request"
     else:
         return
-    hint = hints.of_no_application(found, place, spec.module) if spec.arguments is None else ""
+    hint = ""
+    if spec.arguments is None:
+        from penstock.app import hints
+
+        hint = hints.of_no_application(found, place, spec.module)
     raise NotCallableError(f"{what} is not a WSGI application: {reason}{hint}")
 
 
@@ -287,7 +300,7 @@ def _cannot_take_two_arguments(found: Any) -> bool:
         given = 3
         if not isinstance(found, FunctionType):
             return False
-    return hints.binds(found, given) is False
+    return binds(found, given) is False
 
 
 def _in_one_line(error: BaseException) -> str:

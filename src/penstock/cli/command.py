@@ -46,10 +46,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    from penstock.cli.arguments import build_parser, parse_command_line
+    from penstock.cli.arguments import parse_command_line
 
     typed = parse_command_line(arguments)
     if typed.help_all:
+        from penstock.cli.help_page import build_parser
+
         print_out(build_parser().format_help())
         return 0
     if typed.help:
@@ -260,11 +262,12 @@ def _check(spec: str, settings: Settings) -> int:
     """Load all that a start loads, but bind no address: a server may be running on it."""
     from penstock.app.loading import load_application
     from penstock.config.budgets import PER_CLIENT, budgets, facts, lowering_notice
-    from penstock.config.checks import check_log_places, chosen_transport, has_tls
+    from penstock.config.checks import check_journal_and_pid, chosen_transport, has_tls
     from penstock.config.identity import identity_of
     from penstock.config.settings import OPTIONS
     from penstock.edge.certificate_files import read_material
     from penstock.listeners import addresses_of
+    from penstock.supervisor.logs import check_logs
     from penstock.system.pid_file import PidFile
     from penstock.system.privileges import become
 
@@ -272,8 +275,9 @@ def _check(spec: str, settings: Settings) -> int:
     transport = chosen_transport(settings)
     if has_tls(settings):
         read_material(settings, ())
-    check_log_places(settings)
+    check_journal_and_pid(settings)
     identity = identity_of(settings)
+    opened_by = check_logs(settings, identity)
     if identity is not None:  # root imports no application
         become(identity, setuid_programs=settings.allow_setuid_programs)
     if settings.pid is not None:
@@ -296,6 +300,9 @@ def _check(spec: str, settings: Settings) -> int:
         source = settings.source_of(name)
         because = OPTIONS[name].reason if source == "default" else f"from {source}"
         lines.append(f"  {name:<{left}} = {shown[name]}: {because}")
+    if opened_by:
+        lines.append("who opens the logs:")
+        lines += [f"  {name:<{left}} = {user}" for name, user in opened_by.items()]
     print_out("\n".join([*lines, *settings.notes, ""]))
     lowered = lowering_notice(settings, computed)
     for warning in (*settings.warnings, *([] if lowered is None else [lowered])):

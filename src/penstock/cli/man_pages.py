@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from penstock.cli.arguments import build_parser
+from penstock.cli.help_page import build_parser
 from penstock.control import penstockctl
 
 _SIGNALS: Final = {

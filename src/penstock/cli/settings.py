@@ -10,10 +10,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from penstock.compat.gunicorn.config import FromGunicorn, from_gunicorn, is_python
-from penstock.config.env_file import read_env_file
+from penstock.compat.gunicorn.found import FromGunicorn, has_sources, is_python
 from penstock.config.settings import OPTIONS, Settings
 from penstock.config.sources import (
     Given,
@@ -24,10 +23,13 @@ from penstock.config.sources import (
     from_file,
     from_variables,
 )
-from penstock.config.token_file import read_token
 from penstock.config.trust import Trust
 from penstock.messages import Notice
+from penstock.system.paths import joined
 from penstock.telemetry.access_log_format import SHORT
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def load_settings(
@@ -54,20 +56,23 @@ def load_settings(
     given: Given = {name: (value, OPTIONS[name].flag) for name, value in flags.items()}
     variables = from_variables(OPTIONS, environ)
     trust = Trust(has_user, given, variables)
-    gunicorn = from_gunicorn(
-        OPTIONS,
-        environ,
-        Path(cwd),
-        None if config_file is None else str(config_file),
-        trust,
-        gunicorn_flags or {},
-    )
+    cwd = os.fspath(cwd)
+    config = None if config_file is None else os.fspath(config_file)
+    gunicorn_flags = gunicorn_flags or {}
+    gunicorn = FromGunicorn(config=config)
+    # What reads a source is imported where there is one, here and below.
+    if has_sources(environ, cwd, config, gunicorn_flags):
+        from penstock.compat.gunicorn.config import from_gunicorn
+
+        gunicorn = from_gunicorn(OPTIONS, environ, cwd, config, trust, gunicorn_flags)
     layers = [gunicorn.flags, variables, gunicorn.arguments]
     if gunicorn.config is None or not is_python(gunicorn.config):
-        layers.append(from_file(OPTIONS, Path(cwd), gunicorn.config, warnings, trust))
+        layers.append(from_file(OPTIONS, cwd, gunicorn.config, warnings, trust))
     layers.append(gunicorn.file)
     uwsgi = None
     if uwsgi_file is not None:
+        from pathlib import Path
+
         from penstock.compat.uwsgi.config import from_uwsgi  # who needs it is on the way from there
 
         uwsgi = from_uwsgi(OPTIONS, environ, Path(cwd), uwsgi_file, trust)
@@ -88,16 +93,20 @@ def load_settings(
         given.setdefault("threads", gunicorn.threads)
     settings = build(given, warnings)
     if settings.log_config is not None:  # it names code to run
-        trust.check(Path(cwd) / settings.chdir / settings.log_config)
+        trust.check(joined(cwd, settings.chdir, settings.log_config))
     variables_of_file: dict[str, str] = {}
     if settings.env_file is not None:
-        path = Path(cwd) / settings.chdir / settings.env_file
+        from penstock.config.env_file import read_env_file
+
+        path = joined(cwd, settings.chdir, settings.env_file)
         trust.check(path)
         trust.finish(settings)  # before root reads it
         variables_of_file = read_env_file(path)
     admin_token = ""
     if settings.admin_token_file is not None:
-        path = Path(cwd) / settings.chdir / settings.admin_token_file
+        from penstock.config.token_file import read_token
+
+        path = joined(cwd, settings.chdir, settings.admin_token_file)
         trust.check(path)
         trust.finish(settings)
         admin_token = read_token(path)

@@ -65,7 +65,8 @@ def check_places(settings: Settings, *, may_wait: bool = True) -> None:
     roots = settings.has_user and os.geteuid() == 0
     if not roots:
         _check_places_of_workers(settings)
-        check_log_places(settings)
+        _check_log_directories(settings)
+        check_journal_and_pid(settings)
     elif may_wait and has_places_of_workers(settings):
         _check_as_user(settings)
 
@@ -159,8 +160,8 @@ def error_of_places(settings: Settings, reason: str) -> SettingsError:
     return bad_place(settings, name, OPTIONS[name].kind.show(getattr(settings, name)), reason)
 
 
-def check_log_places(settings: Settings) -> None:
-    """Raise `SettingsError` for logs, and a pid file, whose directories do not exist."""
+def _check_log_directories(settings: Settings) -> None:
+    """Raise `SettingsError` for logs whose directories do not exist."""
     for name in ("access_logfile", "error_logfile"):
         path = getattr(settings, name)
         if path in (None, "-"):
@@ -169,6 +170,10 @@ def check_log_places(settings: Settings) -> None:
             raise bad_place(settings, name, path, "its directory does not exist")
         if os.path.isdir(path):
             raise bad_place(settings, name, path, "is a directory")
+
+
+def check_journal_and_pid(settings: Settings) -> None:
+    """Raise `SettingsError` for a journal that does not listen, or a pid file's lack of a place."""
     if settings.log_journal is not None and not os.path.exists(settings.log_journal):
         reason = "the journal does not listen there: systemd has none, or it is out of reach"
         raise bad_place(settings, "log_journal", settings.log_journal, reason)

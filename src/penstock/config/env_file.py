@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from penstock.errors import SettingsError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 MOST_BYTES: Final = 1 << 20
 """A larger file is no file of variables: the kernel takes 128 KiB for one, and a few MiB in all."""
@@ -21,10 +23,10 @@ _BLANKS = " \t"
 _ESCAPES: Mapping[str, str] = {"n": "\n", "r": "\r", "t": "\t", '"': '"', "\\": "\\", "$": "$"}
 
 
-def read_env_file(path: Path) -> dict[str, str]:
+def read_env_file(path: str | Path) -> dict[str, str]:
     """Return the variables of a file, in its order. Raises `SettingsError`."""
     try:
-        with path.open("rb") as file:
+        with open(path, "rb") as file:
             content = file.read(MOST_BYTES + 1)
     except OSError as error:
         raise SettingsError(f"cannot read {path}: {error.strerror} (setting: env_file)") from None
@@ -48,7 +50,7 @@ class _Wrong(Exception):
         super().__init__(what)
         self._line = line
 
-    def at(self, path: Path) -> SettingsError:
+    def at(self, path: str | Path) -> SettingsError:
         return SettingsError(f"{path}:{self._line}: {self} (setting: env_file)")
 
 

@@ -7,11 +7,10 @@ place needs it where the text is shown.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, Literal
+from dataclasses import replace
+from typing import Final, Literal
 
-if TYPE_CHECKING:
-    import argparse
+from penstock.records import dataclass
 
 Takes = Literal["value", "list", "switch", "maybe"]
 """What follows a flag: a value, one value of several, nothing, or an optional value."""
@@ -104,7 +103,7 @@ _SERVER: Final = (
     _taken("threads", "--threads", "threads", 1,
            "4 is the default; one thread means one request at a time in each worker"),
     _taken("worker_connections", "--worker-connections", "max_connections", 1000,
-           "10,000 is the default", instead="see {max_connections}"),
+           "auto is the default, 10,000 at most", instead="see {max_connections}"),
     _taken("max_requests", "--max-requests", "max_requests", 0,
            "the successor serves before the worker drains"),
     _taken("max_requests_jitter", "--max-requests-jitter", "max_requests_jitter", 0),
@@ -334,15 +333,9 @@ def instead_of(row: GunicornSetting, value: object) -> str:
     return row.instead
 
 
-def add_flags(
-    parser: argparse.ArgumentParser, row: GunicornSetting, destination: str, **more: Any
-) -> None:
-    """Add the flags of a setting to a parser, as gunicorn has them."""
+def flag_of(row: GunicornSetting) -> tuple[Takes, object]:
+    """Return what follows the flag of a setting, and what it is worth without a value."""
     if row.takes == "switch":
-        worth = not row.flags[0].startswith("--no-") or row.name == "control_socket_disable"
-        parser.add_argument(*row.flags, dest=destination, action="store_const", const=worth, **more)
-    elif row.takes == "maybe":
-        parser.add_argument(*row.flags, dest=destination, nargs="?", const="auto", **more)
-    else:
-        action = "append" if row.takes == "list" else "store"
-        parser.add_argument(*row.flags, dest=destination, action=action, **more)
+        named_off = row.flags[0].startswith("--no-") and row.name != "control_socket_disable"
+        return row.takes, not named_off
+    return row.takes, "auto"

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+
+from penstock.records import dataclass
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Network, IPv6Network
@@ -426,10 +428,10 @@ def listing_or_none(item: Kind[str]) -> Kind[tuple[str, ...]]:
 
 def text(allowed: str, metavar: str, pattern: str) -> Kind[str]:
     """Return the kind of text that matches a pattern as a whole."""
-    compiled = re.compile(pattern)
 
     def convert(value: object) -> str:
-        if compiled.fullmatch(_text(value)) is None:
+        # Compiled here, and kept by `re`: a start uses a few of these patterns.
+        if re.fullmatch(pattern, _text(value)) is None:
             raise ValueError(value)
         return cast(str, value)
 

@@ -8,7 +8,7 @@ page come from the declaration; `make docs` writes the page.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import field, fields, replace
 from typing import Literal
 
 from penstock.config.options import (
@@ -40,6 +40,7 @@ from penstock.config.options import (
     zero_as,
 )
 from penstock.messages import Notice
+from penstock.records import dataclass
 
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8000
 DEFAULT_BIND = (f"{DEFAULT_HOST}:{DEFAULT_PORT}",)
@@ -672,14 +673,16 @@ class Settings:
         reason="Most pages fit, so that no disk is used. With one thread nothing is held between "
         "two blocks of a streamed response as long as no other thread could send it.",
     )
-    max_connections: int = option(
-        integer(1, 1000000),
-        10000,
+    max_connections: int | Literal["auto"] = option(
+        _COUNT,
+        _AUTO,
         section="Limits",
         also_called=("worker_connections", "connection_limit"),
-        help="Open connections above which the worker accepts no more until some close.",
-        reason="An idle connection costs little. Few systems allow more than twice as many "
-        "descriptors.",
+        help="Open connections above which the worker accepts no more until some close. auto takes "
+        "what fits into the limit on open files, and into a quarter of the worker's memory while "
+        "all of them are idle (8KiB for each, with TLS 32KiB), at most 10000.",
+        reason="An idle connection costs little, but a small container has little memory, and some "
+        "systems allow few descriptors.",
     )
     max_connections_per_client: int = option(
         integer(0, 1000000),
@@ -693,7 +696,7 @@ class Settings:
         "address. On the open internet, 100 is enough for a browser, and for some hundred people "
         "behind one address.",
     )
-    max_requests_per_client: Rate | None = option(  # noqa: RUF009 -- it declares a field
+    max_requests_per_client: Rate | None = option(
         _RATES,
         None,
         section="Limits",
@@ -781,7 +784,7 @@ class Settings:
         "512MiB.",
         reason="Clients that read slowly, or not at all, must not use up the memory.",
     )
-    gc: Thresholds | Literal["default", "off", "idle"] = option(  # noqa: RUF009 -- a field
+    gc: Thresholds | Literal["default", "off", "idle"] = option(
         _GC,
         "default",
         section="Workers and threads",

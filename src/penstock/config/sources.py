@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from penstock import messages
@@ -21,6 +20,7 @@ from penstock.config.settings import OPTIONS, Settings
 from penstock.config.trust import Trust
 from penstock.errors import SettingsError
 from penstock.messages import Notice
+from penstock.system.paths import joined
 
 Options = Mapping[str, Option]
 Given = dict[str, tuple[object, str]]
@@ -29,7 +29,7 @@ Given = dict[str, tuple[object, str]]
 SYSTEMD_VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 """Variables that systemd sets with passed sockets. Children must not see them: sd_listen_fds(3)."""
 
-_PROJECT = "pyproject.toml"
+_OWN, _PROJECT = "penstock.toml", "pyproject.toml"
 _SIZE_OF_OTHERS = re.compile(r"[0-9.]+[KMGT]")
 """``10M``, which other programs take for either of two sizes."""
 
@@ -67,8 +67,8 @@ def from_variables(options: Options, environ: Mapping[str, str]) -> Given:
 
 def from_file(
     options: Options,
-    cwd: Path,
-    config_file: str | Path | None,
+    cwd: str,
+    config_file: str | None,
     warnings: list[Notice],
     trust: Trust,
 ) -> Given:
@@ -76,12 +76,12 @@ def from_file(
 
     ``trust`` checks the file that has settings.
     """
-    own, project = cwd / "penstock.toml", cwd / _PROJECT
+    own, project = joined(cwd, _OWN), joined(cwd, _PROJECT)
     if config_file is not None:
-        path = cwd / config_file
+        path = joined(cwd, config_file)
         trust.check(path)
-        table = _read_table(path, in_project=path.name == project.name)
-        return _from_table(options, table or {}, str(config_file))
+        table = _read_table(path, in_project=os.path.basename(path) == _PROJECT)
+        return _from_table(options, table or {}, config_file)
     try:
         there = {path: _is_there(path) for path in (own, project)}
     except PermissionError as error:
@@ -96,11 +96,11 @@ def from_file(
     if not there[own]:
         if in_project is not None:
             trust.check(project)
-        return _from_table(options, in_project or {}, project.name)
+        return _from_table(options, in_project or {}, _PROJECT)
     if in_project is not None:
         warnings.append(messages.TWO_SETTINGS_FILES.notice())
     trust.check(own)
-    return _from_table(options, _read_table(own, in_project=False) or {}, own.name)
+    return _from_table(options, _read_table(own, in_project=False) or {}, _OWN)
 
 
 def add_platform_variables(options: Options, given: Given, environ: Mapping[str, str]) -> None:
@@ -206,13 +206,10 @@ def bad_value(name: str, value: object, source: str, allowed: str) -> SettingsEr
     )
 
 
-def _is_there(path: Path) -> bool:
-    """Return True if the file exists. Raises `PermissionError` if the directory is not readable.
-
-    In that case ``Path.exists`` raises in some versions of Python, and returns False in others.
-    """
+def _is_there(path: str) -> bool:
+    """Return True if the file exists. Raises `PermissionError` if the directory is not readable."""
     try:
-        path.stat()
+        os.stat(path)
     except PermissionError:
         raise
     except OSError:
@@ -220,9 +217,10 @@ def _is_there(path: Path) -> bool:
     return True
 
 
-def _read_table(path: Path, in_project: bool) -> Mapping[str, object] | None:
+def _read_table(path: str, in_project: bool) -> Mapping[str, object] | None:
     try:
-        content = path.read_bytes()
+        with open(path, "rb") as file:
+            content = file.read()
         if in_project and b"penstock" not in content:
             return None  # most projects: no time to parse it, and no error for their mistakes
         import tomllib
@@ -240,10 +238,11 @@ def _read_table(path: Path, in_project: bool) -> Mapping[str, object] | None:
     return table  # type: ignore[no-any-return]
 
 
-def _misspelt_table(project: Path) -> str | None:
+def _misspelt_table(project: str) -> str | None:
     """Return the table whose name is nearly that of the server's, if the file has one."""
     try:
-        names = [name.decode() for name in _TABLES.findall(project.read_bytes())]
+        with open(project, "rb") as file:
+            names = [name.decode() for name in _TABLES.findall(file.read())]
     except OSError:
         return None
     if not any(name[:1] == "p" for name in names):
@@ -258,7 +257,7 @@ def _from_table(options: Options, table: Mapping[str, object], file_name: str) -
         if name not in options:
             what = f"setting {key!r} in {file_name}"
             if isinstance(value, dict):
-                place = "[tool.penstock]" if Path(file_name).name == _PROJECT else "the file"
+                place = "[tool.penstock]" if os.path.basename(file_name) == _PROJECT else "the file"
                 raise SettingsError(f"unknown {what}: a table; settings are keys of {place} itself")
             raise unknown(what, name, options, "name")
         if name in given:

@@ -22,10 +22,10 @@ MOST: Final = 1024
 _VISIBLE = re.compile(r"[!-~]+")
 
 
-def read_token(path: Path) -> str:
+def read_token(path: str | Path) -> str:
     """Return the SHA-256 of the token in a file, in hexadecimal. Raises `SettingsError`."""
     try:
-        with path.open("rb") as file:
+        with open(path, "rb") as file:
             content = file.read(MOST + 3)
     except OSError as error:
         raise _wrong(f"cannot read {path}: {error.strerror}") from None

@@ -7,16 +7,16 @@ for root with ``--user`` alone; docs/privileges.md describes it.
 
 from __future__ import annotations
 
-import ast
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from penstock.errors import SettingsError
 from penstock.system.paths import not_roots_alone
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from penstock.config.settings import Settings
 
 _USER = ("user", "group")
@@ -38,7 +38,7 @@ class Trust:
         """Take notice of the settings of one more source."""
         self._has_user = self._has_user or any(name in source for name in _USER)
 
-    def check(self, path: Path, *, python: bool = False) -> None:
+    def check(self, path: str | Path, *, python: bool = False) -> None:
         """Refuse a file that others than root can change. Raises `SettingsError`.
 
         Where no user is known yet, `finish` refuses it: the file itself may name the user. A file
@@ -58,7 +58,7 @@ class Trust:
             raise refused
         self._refused = self._refused or refused
 
-    def takes_directory(self, path: Path) -> bool:
+    def takes_directory(self, path: str | Path) -> bool:
         """Return True if root may import modules from a directory."""
         return not self._has_user or not _distrusted(str(path))
 
@@ -80,10 +80,13 @@ def _distrusted(path: str) -> str:
         return f"its path cannot be checked ({error.strerror})"
 
 
-def _names_user(path: Path) -> bool:
+def _names_user(path: str | Path) -> bool:
     """Return True if a Python file sets the user or the group, as far as its text shows."""
+    import ast
+
     try:
-        tree = ast.parse(path.read_bytes())
+        with open(path, "rb") as file:
+            tree = ast.parse(file.read())
     except (OSError, ValueError, SyntaxError, RecursionError, MemoryError):
         return False  # executing it reports that
     return any(isinstance(node, ast.Name) and node.id in _USER for node in ast.walk(tree))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from penstock.records import dataclass
 from penstock.system.cgroups import Cgroups
 
 if TYPE_CHECKING:

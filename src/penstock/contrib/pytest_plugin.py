@@ -13,10 +13,11 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from penstock.records import dataclass
 
 if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication

@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import re
 import socket
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from penstock.control.commands import ControlError
+from penstock.records import dataclass
 
 if TYPE_CHECKING:
     import logging

@@ -5,7 +5,8 @@ from __future__ import annotations
 import socket
 import struct
 import sys
-from dataclasses import dataclass
+
+from penstock.records import dataclass
 
 AUTO = "auto"
 OFF = "off"

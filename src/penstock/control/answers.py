@@ -12,9 +12,8 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import parse_qsl
 
-from penstock import messages
+from penstock import messages, percent
 from penstock.control import metrics
 from penstock.control.address import Peer, overflow_uid
 from penstock.control.commands import (
@@ -49,7 +48,7 @@ from penstock.transport.config import HEALTHY, UNHEALTHY
 if TYPE_CHECKING:
     import logging
 
-    from penstock.control.commands import Figures
+    from penstock.control.rows import Figures
     from penstock.http1 import Request
 
 MOST_PROFILE_SECONDS = 300
@@ -267,12 +266,12 @@ _COMMANDS = {
 
 def _query_of(request: Request, known: tuple[str, ...]) -> Query:
     """Return the query; a misspelt name is an error, so that it is not ignored."""
-    try:
-        pairs = parse_qsl(request.query, keep_blank_values=True, strict_parsing=True)
-    except ValueError:
-        pairs = []
-        if request.query:
-            raise ControlError("the query is to be name=value", 400) from None
+    pairs = []
+    for member in request.query.split("&") if request.query else ():
+        name, equals, value = member.replace("+", " ").partition("=")
+        if not equals:
+            raise ControlError("the query is to be name=value", 400)
+        pairs.append((percent.decoded(name), percent.decoded(value)))
     query = dict(pairs)
     if len(query) < len(pairs):
         raise ControlError("a name is given twice in the query", 400)

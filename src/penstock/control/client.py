@@ -12,7 +12,7 @@ import struct
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import islice
 from typing import Any
 
@@ -20,6 +20,7 @@ from penstock.control.address import Peer, overflow_uid, peer_of, socket_path
 from penstock.control.commands import COMMAND_FIELD, HOST
 from penstock.control.directories import SUFFIX, Directory, NotPrivate, of_client
 from penstock.control.socket_file import reach
+from penstock.records import dataclass
 
 PROBE_SECONDS = 1.0
 """For a server that was found to name its application: a supervisor answers at once, or hangs."""

@@ -17,7 +17,6 @@ import selectors
 import socket
 import time
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +37,7 @@ from penstock.http1 import (
 )
 from penstock.http1.statuses import REASON_PHRASES
 from penstock.listeners import Listener
+from penstock.records import dataclass
 from penstock.transport.date import ServerFields
 
 if TYPE_CHECKING:

@@ -6,10 +6,10 @@ says who may ask. docs/dashboard.md describes the page, whose files are in ``das
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from penstock.config.shown import masked
@@ -86,9 +86,8 @@ class Dashboard:
         self._handle = handle
         self._access = access
         self._place = place
-        folder = Path(__file__).with_name("dashboard_files")
         self._files = {
-            path: Response(200, (folder / name).read_bytes(), kind, FIELDS)
+            path: Response(200, _content(name), kind, FIELDS)
             for path, (name, kind) in _FILES.items()
         }
         if place.is_local:  # the page need not ask for a token
@@ -132,6 +131,11 @@ class Dashboard:
             send(Response.compact(200, value, FIELDS))
 
         self._handle(asked, reply)
+
+
+def _content(name: str) -> bytes:
+    with open(os.path.join(os.path.dirname(__file__), "dashboard_files", name), "rb") as file:
+        return file.read()
 
 
 def _check_method(request: Request) -> None:

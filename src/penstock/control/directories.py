@@ -8,13 +8,13 @@ turned into a link afterwards has no effect.
 
 from __future__ import annotations
 
-import glob
 import os
 import re
 import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from itertools import islice
+
+from penstock.records import dataclass
 
 FOLDER = "penstock"
 """The name of the directory within one that other programs use, too."""
@@ -148,6 +148,8 @@ def _temporary(environ: Mapping[str, str]) -> str:
 
 
 def _matching(pattern: str) -> list[str]:
+    import glob  # for clients alone
+
     return sorted(islice(glob.iglob(pattern), MOST_DIRECTORIES))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from ipaddress import ip_address
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ from penstock.control.connection_pools import waits_by_pool
 from penstock.control.past import Past
 from penstock.control.tables import age, size
 from penstock.edge.forwarded import Peers
+from penstock.records import dataclass
 
 LEAST_SECONDS: Final = 60.0
 """A server that is younger is not judged by its rates."""

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from penstock.control.commands import WORKER_STATES
+from penstock.records import dataclass
 from penstock.telemetry.histograms import (
     BOUNDS,
     Histogram,
@@ -22,7 +22,7 @@ from penstock.telemetry.histograms import (
 from penstock.telemetry.refusals import RULES
 
 if TYPE_CHECKING:
-    from penstock.control.commands import Figures, WorkerFigures
+    from penstock.control.rows import Figures, WorkerFigures
     from penstock.telemetry.histograms import Exemplar
 
 PROMETHEUS: Final = "text/plain; version=0.0.4; charset=utf-8"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from penstock import messages
@@ -17,7 +16,6 @@ from penstock.control.access import Access, Place
 from penstock.control.address import AUTO, OFF, socket_path
 from penstock.control.answers import ControlSocket, Probes
 from penstock.control.connection import ADMIN_BACKLOG, BACKLOG, Service
-from penstock.control.dashboard import Dashboard
 from penstock.control.directories import NotPrivate, name_of, of_server
 from penstock.control.socket_file import (
     LOCK_SECONDS,
@@ -32,6 +30,7 @@ from penstock.control.socket_file import (
 )
 from penstock.errors import ListenError
 from penstock.listeners import Listener, bind_listeners, parse_address
+from penstock.records import dataclass
 
 if TYPE_CHECKING:
     import logging
@@ -290,6 +289,8 @@ def open_service(
         raise ListenError(text) from None
     waits = passed is not None
     if wanted.setting == "admin":
+        from penstock.control.dashboard import Dashboard
+
         place = Place.of(listener.socket, parse_address(wanted.text).host)
         dashboard = Dashboard(handle, access or Access(logger), place)
         probes = Probes(handle, dashboard.respond)

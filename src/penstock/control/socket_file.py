@@ -17,12 +17,12 @@ import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from itertools import islice
 
 from penstock.control.directories import SUFFIX, Directory
 from penstock.errors import ListenError
 from penstock.listeners import Address, Listener
+from penstock.records import dataclass
 
 LOCK_SECONDS = 0.3
 """How long the start of a server waits for another one that makes its socket in the same directory.

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Final
 
 from penstock.control.client import CannotReach, ask
 from penstock.control.past import Past
 from penstock.control.tables import age, cut, failed, refused, size, slow, stacks, text
+from penstock.records import dataclass
 from penstock.system.standard_streams import is_terminal, print_out
 
 DONE: Final = 0

@@ -13,7 +13,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from penstock import messages
@@ -27,6 +27,7 @@ from penstock.edge.tls import (
     TlsError,
     TlsMaterial,
 )
+from penstock.records import dataclass
 from penstock.system.paths import find, not_roots_alone
 
 if TYPE_CHECKING:

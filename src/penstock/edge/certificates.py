@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import binascii
 import re
-from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import NamedTuple
+
+from penstock.records import dataclass
 
 _PEM = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,40})-----[ \t]*\r?\n(.*?)-----END \1-----", re.DOTALL)
 _SEQUENCE, _INTEGER, _BIT_STRING, _OID = 0x30, 0x02, 0x03, 0x06

@@ -9,7 +9,8 @@ from __future__ import annotations
 import socket
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+
+from penstock.records import dataclass
 
 Client = bytes
 """An address: the four bytes of IPv4, or the sixteen of IPv6."""
@@ -76,20 +77,21 @@ class Networks:
 def compile_networks(allow: Sequence[str], deny: Sequence[str]) -> Networks | None:
     """Return the look-up for networks that may and may not connect; None where all may.
 
+    They are in the form in which the settings have them, which have checked them.
     The smallest network that contains an address decides, and a denied one before an allowed one
     of the same size. Other addresses are admitted unless some networks are allowed.
     """
     if not allow and not deny:
         return None
-    from ipaddress import IPv4Network, ip_network  # where there are any only
-
     verdicts: dict[int, dict[tuple[int, int], bool]] = {32: {}, 128: {}}
     for networks, admitted in ((allow, True), (deny, False)):
         for text in networks:
-            network = ip_network(text)
-            bits = 32 if isinstance(network, IPv4Network) else 128
-            size = 1 << (bits - network.prefixlen)
-            verdicts[bits][int(network.network_address), size] = admitted
+            first, slash, length = text.partition("/")
+            family = socket.AF_INET6 if ":" in first else socket.AF_INET
+            packed = socket.inet_pton(family, first)
+            bits = 8 * len(packed)
+            size = 1 << (bits - int(length)) if slash else 1
+            verdicts[bits][int.from_bytes(packed, "big"), size] = admitted
     return Networks(
         ipv4=_ranges(verdicts[32], not allow, 1 << 32),
         ipv6=_ranges(verdicts[128], not allow, 1 << 128),

@@ -6,7 +6,6 @@ import errno
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from penstock.edge.preconditions import (
@@ -18,6 +17,7 @@ from penstock.edge.preconditions import (
 )
 from penstock.errors import FileTruncatedError
 from penstock.http1.statuses import REASON_PHRASES
+from penstock.records import dataclass
 
 if TYPE_CHECKING:
     from penstock.transport import Exchange, HeaderList

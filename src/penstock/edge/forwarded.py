@@ -14,14 +14,15 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from ipaddress import IPv6Address
+from dataclasses import field
 from typing import Any, TypeVar
-from urllib.parse import unquote_to_bytes
 
+from penstock import percent
+from penstock.edge.addresses import shown
 from penstock.edge.client import Networks, client_of, compile_networks
 from penstock.http1 import ProtocolError
 from penstock.http1.grammar import is_host
+from penstock.records import dataclass
 
 UNIX_PEER = "unix"
 """In `forwarded_allow_ips` and `proxy_allow_from`: the peers of unix sockets."""
@@ -347,8 +348,7 @@ def _ipv6_address(text: str) -> str | None:
         packed = socket.inet_pton(socket.AF_INET6, text)
     except OSError:
         return None
-    address = IPv6Address(packed)
-    return str(address.ipv4_mapped or address)
+    return shown(packed)
 
 
 def address_of(text: str) -> str | None:
@@ -400,7 +400,7 @@ def _prefix(text: str, name: str) -> str:
 
 
 def _decoded(path: str) -> str:
-    return unquote_to_bytes(path.encode("latin-1")).decode("latin-1")
+    return percent.decoded(path)
 
 
 def _last_comma(value: str, end: int) -> int:

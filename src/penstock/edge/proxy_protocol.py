@@ -14,10 +14,11 @@ import re
 import socket
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from ipaddress import IPv6Address
+from dataclasses import field
 
+from penstock.edge.addresses import shown
 from penstock.http1 import ProtocolError
+from penstock.records import dataclass
 
 V1, V2 = 1, 2
 VERSIONS = {
@@ -152,16 +153,9 @@ def _parse_v1(line: bytes) -> ProxyHeader:
 
 def _address(family: int, text: str) -> str:
     try:
-        return _shown(socket.inet_pton(family, text))
+        return shown(socket.inet_pton(family, text))
     except OSError:
         raise malformed() from None
-
-
-def _shown(packed: bytes) -> str:
-    if len(packed) == 4:
-        return socket.inet_ntop(socket.AF_INET, packed)
-    address = IPv6Address(packed)
-    return str(address.ipv4_mapped or address)
 
 
 def _parse_v2(header: bytes) -> ProxyHeader:
@@ -176,9 +170,9 @@ def _parse_v2(header: bytes) -> ProxyHeader:
         _check_sum(header, sums)
     variables = _of_tls({kind: value for kind, _, value in values})
     if size == 12:
-        return ProxyHeader(_shown(block[:4]), str(int.from_bytes(block[8:10], "big")), variables)
+        return ProxyHeader(shown(block[:4]), str(int.from_bytes(block[8:10], "big")), variables)
     if size == 36:
-        return ProxyHeader(_shown(block[:16]), str(int.from_bytes(block[32:34], "big")), variables)
+        return ProxyHeader(shown(block[:16]), str(int.from_bytes(block[32:34], "big")), variables)
     return ProxyHeader(variables=variables)  # a client of the proxy without an address
 
 

@@ -18,9 +18,9 @@ from __future__ import annotations
 
 import mmap
 import os
-from dataclasses import dataclass
 
 from penstock.edge.siphash import siphash
+from penstock.records import dataclass
 
 ROW_WORDS = 8
 """Entries that one client may be in."""

@@ -12,7 +12,7 @@ import stat
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, unquote_to_bytes
 
@@ -35,6 +35,7 @@ from penstock.edge.served_directory import (
     is_refused,
     status_of,
 )
+from penstock.records import dataclass
 
 if TYPE_CHECKING:
     from penstock.system.beneath import Directory

@@ -11,11 +11,11 @@ import os
 import re
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from penstock.edge.certificates import read_subject
 from penstock.errors import PenstockError
+from penstock.records import dataclass
 
 ClientCertificates = Literal["none", "optional", "required"]
 """Whether a client is asked for a certificate, and whether it must have one."""

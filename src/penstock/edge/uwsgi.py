@@ -17,12 +17,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from urllib.parse import quote_from_bytes, unquote_to_bytes
 
+from penstock import percent
 from penstock.edge.forwarded import REQUEST_ID, Forwarded, address_of, is_prefix
 from penstock.http1 import ProtocolError
 from penstock.http1.grammar import CONTROL, NOT_IN_REQUEST_LINE, TOKEN, is_host
+from penstock.records import dataclass
 
 HEADER_BYTES = 4
 """Bytes of a packet before its names and values."""
@@ -138,7 +138,7 @@ def parse(packet: bytes, request_id_length: int) -> Packet:
         Forwarded(
             scheme=_scheme(said),
             port=_port(said, b"SERVER_PORT"),
-            script_name=quote_from_bytes(script_name, _PATH_SAFE),
+            script_name=percent.encoded(script_name, _PATH_SAFE),
             request_id=_request_id(said.get(b"REQUEST_ID", b""), request_id_length),
         ),
         _variables(said),
@@ -174,7 +174,7 @@ def _field(field: bytes, value: bytes) -> bytes:
 
 def _script_name(said: dict[bytes, bytes]) -> bytes:
     name = said.get(b"SCRIPT_NAME", b"").rstrip(b"/")
-    if name and not is_prefix(quote_from_bytes(name, _PATH_SAFE)):
+    if name and not is_prefix(percent.encoded(name, _PATH_SAFE)):
         raise _bad(b"SCRIPT_NAME", "is no path")
     return name
 
@@ -195,7 +195,7 @@ def _target(said: dict[bytes, bytes], script_name: bytes) -> bytes:
     if path and path[:1] != b"/":
         raise _bad(b"PATH_INFO", "is no path")
     asked, _, asked_query = target.partition(b"?")
-    asked = unquote_to_bytes(asked)
+    asked = percent.decoded(asked.decode("latin-1")).encode("latin-1")
     if asked == script_name + path:
         path = asked
     elif not script_name or not (path == script_name or path.startswith(script_name + b"/")):
@@ -205,7 +205,7 @@ def _target(said: dict[bytes, bytes], script_name: bytes) -> bytes:
         return target
     if NOT_IN_REQUEST_LINE.search(query) or b" " in query:
         raise _bad(b"QUERY_STRING", "has a control character")
-    quoted = quote_from_bytes(path, _PATH_SAFE).encode("ascii")
+    quoted = percent.encoded(path, _PATH_SAFE).encode("ascii")
     return quoted + b"?" + query if query else quoted
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from ipaddress import IPv6Address
 
 TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 """RFC 9110, section 5.6.2: methods and field names."""
@@ -36,6 +35,10 @@ _HOST = re.compile(
     r"(?::([0-9]{0,5}))?"
 )
 
+_GROUP = re.compile(r"[0-9A-Fa-f]{1,4}")
+_OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+_IPV4 = re.compile(rf"(?:{_OCTET}[.]){{3}}{_OCTET}")
+
 MAX_PORT = 65535
 
 
@@ -55,11 +58,17 @@ def is_host(text: str) -> bool:
 
 
 def _is_ipv6_address(text: str) -> bool:
-    try:
-        IPv6Address(text)
-    except ValueError:
-        return False
-    return True
+    """Return True for an address without a zone (RFC 4291, section 2.2).
+
+    `ipaddress` does this, too, and takes 0.2 MB.
+    """
+    left, gap, right = text.partition("::")
+    groups = [group for part in (left, right) if part for group in part.split(":")]
+    count = len(groups)
+    if groups and not text.endswith("::") and _IPV4.fullmatch(groups[-1]):
+        groups.pop()
+        count += 1  # it stands for two groups
+    return (count < 8 if gap else count == 8) and all(map(_GROUP.fullmatch, groups))
 
 
 DIGITS = re.compile(r"[0-9]+")

@@ -5,9 +5,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from penstock.http1.errors import ProtocolError
+from penstock.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

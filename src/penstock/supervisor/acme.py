@@ -31,10 +31,6 @@ if TYPE_CHECKING:
     from penstock.supervisor.loop import Loop
     from penstock.system.privileges import Identity
 
-FIRST_SECONDS = 5.0
-"""How long the workers of a start wait for what is to be served first: the process imports its
-library, and makes keys, which takes a second on a quiet machine. Then they serve without."""
-
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0
 """The pauses before the process is started again; they double."""

@@ -12,7 +12,7 @@ import select
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from random import random
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -29,6 +29,7 @@ from penstock.edge.acme.schedule import (
 )
 from penstock.edge.acme.state import Published, Schedule, StateDirectory
 from penstock.edge.certificates import der_of, pem_blocks, read_certificate
+from penstock.records import dataclass
 from penstock.supervisor.acme_settings import HTTP, Stop
 
 if TYPE_CHECKING:

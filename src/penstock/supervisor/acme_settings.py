@@ -6,7 +6,8 @@ The process imports the rest, `acme_process`, when it runs: a supervisor without
 from __future__ import annotations
 
 import signal
-from dataclasses import dataclass
+
+from penstock.records import dataclass
 
 HTTP, ALPN = "http-01", "tls-alpn-01"
 """The kinds of challenges (RFC 8555, section 8.3, and RFC 8737)."""

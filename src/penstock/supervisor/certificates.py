@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from penstock.config.checks import has_tls
-from penstock.supervisor.acme import Acme
 
 if TYPE_CHECKING:
     import logging
@@ -14,15 +13,23 @@ if TYPE_CHECKING:
     from penstock.config.settings import Settings
     from penstock.edge.certificate_files import CertificateKeeper, Expiry
     from penstock.edge.tls import OrderedCertificates, TicketKeys
+    from penstock.supervisor.acme import Acme
     from penstock.supervisor.generation import Generation
     from penstock.supervisor.loop import Loop
+
+
+FIRST_SECONDS = 5.0
+"""How long the workers of a start wait for what is to be served first: the process imports its
+library, and makes keys, which takes a second on a quiet machine. Then they serve without."""
 
 
 class Source:
     """What one generation has its certificates from."""
 
-    def __init__(self, settings: Settings, acme: Acme, keeper: CertificateKeeper | None) -> None:
-        """``acme`` orders certificates, if any are ordered; ``keeper`` is None without TLS."""
+    def __init__(
+        self, settings: Settings, acme: Acme | None, keeper: CertificateKeeper | None
+    ) -> None:
+        """``acme`` is None where none are ordered, and ``keeper`` without TLS."""
         self.settings = settings
         self.acme = acme
         self.keeper = keeper
@@ -31,7 +38,7 @@ class Source:
     @property
     def is_awaited(self) -> bool:
         """Whether the generation still waits for what it is to serve first."""
-        return self.acme.is_awaited
+        return self.acme is not None and self.acme.is_awaited
 
     def connect(self, generation: Generation) -> None:
         """Have a generation serve these certificates, now and when they change."""
@@ -78,10 +85,10 @@ class Certificates:
 
         Nothing is ordered before `begin`.
         """
-        current = self._current
-        if current is not None and current.acme.is_for(settings):
-            acme = current.acme
-        else:
+        acme = self._current.acme if self._current is not None else None
+        if not settings.acme_domain:
+            acme = None
+        elif acme is None or not acme.is_for(settings):
             acme = self._new_acme()
         return Source(settings, acme, self._new_keeper(settings, acme))
 
@@ -91,13 +98,13 @@ class Certificates:
         ``patience`` is for how many seconds its generation waits for what is to be served first.
         """
         self._coming = source
-        if self._current is None or source.acme is not self._current.acme:
+        if source.acme is not None and source.acme is not self._acme:
             source.acme.begin(source.settings, self._application, patience=patience)
 
     def use(self, source: Source) -> None:
         """Follow a source from now on: its generation serves, or starts as the first one."""
         former, self._current, self._coming = self._current, source, None
-        if former is not None and former.acme is not source.acme:
+        if former is not None and former.acme is not None and former.acme is not source.acme:
             self._let_leave(former.acme)
         if source.keeper is not None:
             source.keeper.tick()  # what is to be warned of comes before the start-up line
@@ -105,13 +112,13 @@ class Certificates:
     def give_up(self, source: Source) -> None:
         """Leave the source of a reload that has failed."""
         self._coming = None
-        if self._current is None or source.acme is not self._current.acme:
+        if source.acme is not None and source.acme is not self._acme:
             self._let_leave(source.acme)
 
     def failure_to_order(self, source: Source) -> str:
         """Return why a reload would have no certificate to serve; empty where it has one."""
         acme = source.acme
-        if (self._current is not None and acme is self._current.acme) or not acme.has_nothing:
+        if acme is None or acme is self._acme or not acme.has_nothing:
             return ""
         if acme.is_awaited:
             return acme.start_failure
@@ -123,8 +130,8 @@ class Certificates:
 
     def note_serving(self) -> None:
         """Let the process order: the workers serve, so that challenges can be answered."""
-        if self._current is not None:
-            self._current.acme.note_serving()
+        if self._acme is not None:
+            self._acme.note_serving()
 
     # -- what is served ---------------------------------------------------------------------------
 
@@ -152,11 +159,11 @@ class Certificates:
     @property
     def start_failure(self) -> str:
         """Why nothing can be ordered, where the start waits for that; else empty."""
-        return self._current.acme.start_failure if self._current is not None else ""
+        return self._acme.start_failure if self._acme is not None else ""
 
     def renewal_of(self, names: Sequence[str]) -> str | None:
         """Return what is done for a certificate that is ordered; None for another one."""
-        return self._current.acme.renewal_of(names) if self._current is not None else None
+        return self._acme.renewal_of(names) if self._acme is not None else None
 
     # -- the supervisor's loop --------------------------------------------------------------------
 
@@ -185,8 +192,8 @@ class Certificates:
 
     def end(self) -> None:
         """End what orders: the server stops, or another supervisor orders from now on."""
-        if self._current is not None:
-            self._current.acme.end()
+        if self._acme is not None:
+            self._acme.end()
 
     def end_at_once(self) -> None:
         """End all processes that order without giving them time."""
@@ -200,10 +207,15 @@ class Certificates:
         return self._current.keeper if self._current is not None else None
 
     @property
+    def _acme(self) -> Acme | None:
+        return self._current.acme if self._current is not None else None
+
+    @property
     def _acmes(self) -> list[Acme]:
         """Each that may have a process."""
         sources = [each for each in (self._current, self._coming) if each is not None]
-        return list(dict.fromkeys([*(each.acme for each in sources), *self._leaving]))
+        found = [each.acme for each in sources if each.acme is not None]
+        return list(dict.fromkeys([*found, *self._leaving]))
 
     def _let_leave(self, acme: Acme) -> None:
         """End a process that orders: other settings are followed."""
@@ -211,6 +223,8 @@ class Certificates:
         self._leaving.append(acme)
 
     def _new_acme(self) -> Acme:
+        from penstock.supervisor.acme import Acme  # where certificates are ordered only
+
         acme = Acme(
             self._loop,
             self._logger,
@@ -219,7 +233,7 @@ class Certificates:
         )
         return acme
 
-    def _new_keeper(self, settings: Settings, acme: Acme) -> CertificateKeeper | None:
+    def _new_keeper(self, settings: Settings, acme: Acme | None) -> CertificateKeeper | None:
         if not has_tls(settings):
             return None
         from penstock.edge.certificate_files import CertificateKeeper
@@ -227,7 +241,7 @@ class Certificates:
         return CertificateKeeper(
             settings,
             self._logger,
-            ordered=acme.material,
+            ordered=acme.material if acme is not None else None,
             before=self._keeper,
             tickets=self._tickets,
         )

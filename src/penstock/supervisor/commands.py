@@ -49,7 +49,7 @@ from penstock.supervisor.worker_process import Stage, WorkerProcess
 from penstock.system.cgroups import Cgroups, resident_memory
 
 if TYPE_CHECKING:
-    from penstock.control.commands import Figures, Status
+    from penstock.control.rows import Figures, Status
     from penstock.supervisor.supervisor import Supervisor
 
 _DAY = 86400.0

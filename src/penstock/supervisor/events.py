@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from penstock.records import dataclass
 from penstock.worker.channel import Message
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ import signal
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import groupby, islice
 from typing import TYPE_CHECKING
 
 from penstock.errors import SettingsError
+from penstock.records import dataclass
 from penstock.telemetry.access_log import line_maker
 from penstock.telemetry.error_log import LOGGER_NAME, daemons_of, printable
 from penstock.telemetry.request_finished import RequestFinished

@@ -17,7 +17,7 @@ from penstock.telemetry.scoreboard import SPOOLED, STARTED
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from penstock.control.commands import Figures, Status, WorkerFigures
+    from penstock.control.rows import Figures, Status, WorkerFigures
     from penstock.listeners import Listener
     from penstock.supervisor.status import Overview
     from penstock.supervisor.worker_process import WorkerProcess

@@ -6,13 +6,14 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from penstock import messages
 from penstock.app.loading import load_application
 from penstock.config.budgets import budgets, facts
 from penstock.edge.rate_limit import RateTable
+from penstock.records import dataclass
 from penstock.supervisor.logs import WorkerLogs
 from penstock.supervisor.worker_process import Stage, WorkerProcess, open_lines
 from penstock.telemetry.scoreboard import Scoreboard, Slot

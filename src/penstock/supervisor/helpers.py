@@ -12,10 +12,10 @@ import errno
 import select
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from penstock.records import dataclass
 from penstock.system.as_user import HELPER_SECONDS, Helper, HelperError, Work, took_too_long
 from penstock.telemetry.log_files import is_opened_for, open_plainly, received_log, work_for_log
 

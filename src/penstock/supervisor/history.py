@@ -21,7 +21,7 @@ from penstock.telemetry.histograms import (
 )
 
 if TYPE_CHECKING:
-    from penstock.control.commands import Figures
+    from penstock.control.rows import Figures
 
 STEP_SECONDS: Final = 10.0
 """How often a row is kept."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from penstock import messages
 from penstock.errors import SettingsError
-from penstock.telemetry.log_files import open_stream
+from penstock.telemetry.log_files import check_log, open_stream
 from penstock.telemetry.log_sink import LogSink, cannot_open
 
 if TYPE_CHECKING:
@@ -26,6 +26,23 @@ if TYPE_CHECKING:
 
 SETTINGS = ("error_logfile", "access_logfile")
 """The settings that name log files, in the order in which descriptors are passed."""
+
+
+def check_logs(settings: Settings, identity: Identity | None) -> dict[str, str]:
+    """Return who opens each log when the server starts, by setting; creates nothing.
+
+    ``identity`` is that of the workers. Raises `SettingsError`, as `WorkerLogs` does.
+    """
+    found = {}
+    for setting in SETTINGS:
+        path = getattr(settings, setting)
+        if path in (None, "-"):
+            continue
+        try:
+            found[setting] = check_log(path, identity)
+        except (OSError, ValueError) as error:
+            raise cannot_open(setting, path, error) from None
+    return found
 
 
 class WorkerLogs:

@@ -14,7 +14,7 @@ from penstock.supervisor.exemplars import Exemplars
 from penstock.supervisor.reports import is_noted_row
 
 if TYPE_CHECKING:
-    from penstock.control.commands import NotedRow
+    from penstock.control.rows import NotedRow
     from penstock.supervisor.worker_process import WorkerProcess
     from penstock.worker.channel import Message
 

@@ -21,7 +21,6 @@ from penstock.supervisor.exit_report import (
     status_of_lost,
 )
 from penstock.supervisor.generation import Generation
-from penstock.supervisor.preloader import Preloader
 from penstock.supervisor.reports import MOST_SHOWN, is_report, shortened
 from penstock.supervisor.slow_boots import Booting, SlowBoots, stacks_of
 from penstock.supervisor.worker_process import Stage, WorkerProcess
@@ -149,6 +148,8 @@ class Pool:
         if settings.workers == "auto" and scaled is None:
             generation.reason = count.because
         if settings.preload and self._can_preload():
+            from penstock.supervisor.preloader import Preloader
+
             generation.preloader = Preloader(generation, self._loop, self._preload_failed)
         self.generations.append(generation)
         return generation

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from penstock.control.commands import ControlError, Outcome, Profile, Reply
+from penstock.records import dataclass
 from penstock.supervisor.worker_process import Stage, WorkerProcess
 
 if TYPE_CHECKING:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from penstock import messages
 from penstock.config.options import show_duration, show_size
 from penstock.control.commands import HALTED
+from penstock.records import dataclass
 from penstock.supervisor.exit_report import requests_lost
 from penstock.supervisor.generation import Generation
 from penstock.supervisor.pool import Pool

@@ -12,7 +12,6 @@ import math
 import os
 import select
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from penstock import messages
@@ -35,6 +34,7 @@ from penstock.listeners import (
     received_listener,
     work_to_listen,
 )
+from penstock.records import dataclass
 from penstock.supervisor.generation import Generation
 from penstock.supervisor.pool import Pool
 from penstock.supervisor.state import traceback_of

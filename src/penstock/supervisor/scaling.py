@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
+
+from penstock.records import dataclass
 
 if TYPE_CHECKING:
     from penstock.config.settings import Settings

@@ -8,10 +8,10 @@ The supervisor looks every event up here, in one place.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from penstock.errors import PenstockError
+from penstock.records import dataclass
 from penstock.supervisor.events import (
     BootFailed,
     Interrupted,

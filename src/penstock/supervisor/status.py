@@ -9,10 +9,11 @@ import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
 
 from penstock.control.commands import HALTED, WORKER_STATES
+from penstock.records import dataclass
 from penstock.supervisor.possible_counts import impossible_count
 from penstock.supervisor.worker_process import Stage, WorkerProcess
 from penstock.system.processes import is_halted
@@ -53,7 +54,7 @@ from penstock.telemetry.scoreboard import (
 from penstock.transport.decisions import ready_with_queue
 
 if TYPE_CHECKING:
-    from penstock.control.commands import (
+    from penstock.control.rows import (
         ClientRow,
         CrashRow,
         EventRow,

@@ -23,9 +23,9 @@ from penstock.control.commands import ControlError, Outcome, Reply
 from penstock.control.server import ControlServer
 from penstock.errors import PenstockError, SettingsError
 from penstock.listeners import close_all
+from penstock.records import compile_now
 from penstock.supervisor import events
-from penstock.supervisor.acme import FIRST_SECONDS
-from penstock.supervisor.certificates import Certificates
+from penstock.supervisor.certificates import FIRST_SECONDS, Certificates
 from penstock.supervisor.commands import Commands
 from penstock.supervisor.helpers import Helpers
 from penstock.supervisor.hooks import ServerHooks
@@ -80,9 +80,11 @@ from penstock.telemetry.log_files import opener_for
 from penstock.telemetry.log_sink import cannot_open
 from penstock.telemetry.scoreboard import READY
 from penstock.telemetry.terminal import NOT_ON_TERMINAL
-from penstock.worker.child import INTERRUPTED
+from penstock.transport.config import TransportConfig
+from penstock.worker.child import INTERRUPTED, Assignment
 from penstock.worker.main import CUT_OFF, STOPPED, tell_serving, tell_settings
 from penstock.worker.metric_files import remove_old_metric_files
+from penstock.worker.worker import transport_class
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -211,6 +213,9 @@ class Supervisor:
         Raises a `PenstockError` where it cannot start, and KeyboardInterrupt where it is
         interrupted before it serves.
         """
+        # Here, so that all workers share it.
+        transport_class(self.settings)
+        compile_now(Assignment, TransportConfig)
         keep_what_is_loaded()
         self._signals = Signals((*FROM_OUTSIDE, signal.SIGCHLD))
         self.loop.watch(self._signals.fileno(), self._take_signals)

@@ -18,12 +18,13 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, NoReturn
 
 from penstock import messages
 from penstock.config.sources import FIRST_PASSED_DESCRIPTOR
 from penstock.errors import SettingsError
+from penstock.records import dataclass
 from penstock.supervisor import events
 from penstock.supervisor.scaling import Scaled
 from penstock.system.descriptors import use_inherited

@@ -7,10 +7,11 @@ import os
 import signal
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from penstock.records import dataclass
 from penstock.system.processes import children_of
 from penstock.telemetry.scoreboard import BEAT, STARTED
 from penstock.worker.channel import Channel, Message

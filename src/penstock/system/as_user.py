@@ -159,6 +159,16 @@ def wait_for(work: Work) -> list[int]:
         helper.end(reap_within=_REAP_SECONDS)
 
 
+def said_by(work: Work) -> str:
+    """Do the same as `wait_for`, for work that returns a text."""
+    helper = Helper(work)
+    try:
+        helper.wait(HELPER_SECONDS)
+        return helper.text
+    finally:
+        helper.end(reap_within=_REAP_SECONDS)
+
+
 def took_too_long() -> str:
     """Return the reason for giving a helper process up."""
     return f"it took longer than {HELPER_SECONDS:g} s"

@@ -11,7 +11,8 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from dataclasses import dataclass
+
+from penstock.records import dataclass
 
 # Bits of a set; capabilities(7).
 CAP_SETGID = 1 << 6

@@ -11,8 +11,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from penstock.records import dataclass
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 UNLIMITED = 1 << 60
 """Version 1 writes "no limit" as the largest number of whole pages, which depends on the page size.
@@ -26,9 +30,9 @@ _OCTAL = re.compile(r"\\([0-7]{3})")
 class _Mount:
     """A mounted hierarchy of control groups."""
 
-    root: PurePosixPath
+    root: str
     """The group that is mounted at ``point``."""
-    point: Path
+    point: str
     controllers: frozenset[str] | None
     """None for version 2, which has all controllers in one hierarchy."""
 
@@ -38,13 +42,13 @@ class Cgroups:
 
     def __init__(self, root: str | Path = "/", process: int | str = "self") -> None:
         """Find the groups of ``process`` by the ``/proc`` and ``/sys`` beneath ``root``."""
-        base = Path(root)
-        groups = dict(_groups(_lines(base / "proc" / str(process) / "cgroup")))
+        base = os.fspath(root)
+        groups = dict(_groups(_lines(os.path.join(base, "proc", str(process), "cgroup"))))
         mounts = list(_mounts(base, process)) or _usual_mounts(base)
         self._unified = _chain(mounts, groups.get(None), None)
         self._memory = _chain(mounts, groups.get("memory"), "memory")
         self._cpu = _chain(mounts, groups.get("cpu"), "cpu")
-        self._proc = base / "proc"
+        self._proc = os.path.join(base, "proc")
 
     def cpu_quota(self) -> float | None:
         """Return the quota in processors (3.5 is three and a half), or None without a quota."""
@@ -58,7 +62,10 @@ class Cgroups:
             # Above memory.high the kernel kills no process, but slows all of them to a standstill.
             *_numbers(self._unified, "memory.high"),
             *_numbers(self._memory, "memory.limit_in_bytes"),
-            *(_entry(group / "memory.stat", "hierarchical_memory_limit") for group in self._memory),
+            *(
+                _entry(os.path.join(group, "memory.stat"), "hierarchical_memory_limit")
+                for group in self._memory
+            ),
         ]
         return min((limit for limit in limits if limit is not None and limit < UNLIMITED),
                    default=None)  # fmt: skip
@@ -84,8 +91,8 @@ class Cgroups:
         the kernel does not report the number.
         """
         files = [
-            *(group / "memory.events" for group in self._unified[:1]),
-            *(group / "memory.oom_control" for group in self._memory[:1]),
+            *(os.path.join(group, "memory.events") for group in self._unified[:1]),
+            *(os.path.join(group, "memory.oom_control") for group in self._memory[:1]),
         ]
         counts = [_entry(file, "oom_kill") for file in files]
         return max((count for count in counts if count is not None), default=None)
@@ -96,18 +103,18 @@ class Cgroups:
         Return None where the kernel does not report it.
         """
         for group in self._unified[:1]:
-            microseconds = _entry(group / "cpu.stat", "throttled_usec")
+            microseconds = _entry(os.path.join(group, "cpu.stat"), "throttled_usec")
             if microseconds is not None:
                 return microseconds / 1e6
         for group in self._cpu[:1]:
-            nanoseconds = _entry(group / "cpu.stat", "throttled_time")
+            nanoseconds = _entry(os.path.join(group, "cpu.stat"), "throttled_time")
             if nanoseconds is not None:
                 return nanoseconds / 1e9
         return None
 
     def machine_memory(self) -> int | None:
         """Return the bytes of memory of the machine, or None where that is not known."""
-        for line in _lines(self._proc / "meminfo"):
+        for line in _lines(os.path.join(self._proc, "meminfo")):
             if match := re.fullmatch(r"MemTotal:\s+([0-9]+) kB", line):
                 return int(match[1]) * 1024
         return None
@@ -123,11 +130,11 @@ def resident_memory(pid: int, root: str | Path = "/") -> int | None:
 
     Memory that processes share, as after a fork, counts for each of them.
     """
-    words = _text(Path(root) / "proc" / str(pid) / "statm").split()
+    words = _text(os.path.join(root, "proc", str(pid), "statm")).split()
     return int(words[1]) * _PAGE if len(words) > 1 and words[1].isdigit() else None
 
 
-def _groups(lines: Iterable[str]) -> Iterator[tuple[str | None, PurePosixPath]]:
+def _groups(lines: Iterable[str]) -> Iterator[tuple[str | None, str]]:
     """Yield each controller and its group; the controller is None for version 2.
 
     The lines are ``hierarchy:controllers:path``; the path may contain colons.
@@ -135,70 +142,71 @@ def _groups(lines: Iterable[str]) -> Iterator[tuple[str | None, PurePosixPath]]:
     for line in lines:
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
-        group = PurePosixPath(path.removesuffix(" (deleted)") or "/")
+        group = path.removesuffix(" (deleted)") or "/"
         if number == "0" and not controllers:
             yield None, group
         for controller in controllers.split(",") if controllers else ():
             yield controller, group
 
 
-def _mounts(base: Path, process: int | str) -> Iterator[_Mount]:
+def _mounts(base: str, process: int | str) -> Iterator[_Mount]:
     """Yield the mounted hierarchies. proc_pid_mountinfo(5) documents the fields."""
-    for line in _lines(base / "proc" / str(process) / "mountinfo"):
+    for line in _lines(os.path.join(base, "proc", str(process), "mountinfo")):
         before, separator, after = line.partition(" - ")
         fields, rest = before.split(" "), after.split(" ")
         if not separator or len(fields) < 6 or not rest[0].startswith("cgroup"):
             continue
-        root, point = (PurePosixPath(_unescaped(field)) for field in fields[3:5])
+        root, point = map(_unescaped, fields[3:5])
         controllers = None if rest[0] == "cgroup2" else frozenset(rest[-1].split(","))
-        yield _Mount(root, _beneath(base, point), controllers)
+        yield _Mount(root, os.path.join(base, point.lstrip("/")), controllers)
 
 
-def _usual_mounts(base: Path) -> list[_Mount]:
+def _usual_mounts(base: str) -> list[_Mount]:
     """Return the usual mounts, for systems where ``/proc`` does not list them."""
-    top = base / "sys" / "fs" / "cgroup"
-    root = PurePosixPath("/")
+    top = os.path.join(base, "sys", "fs", "cgroup")
     return [
-        _Mount(root, top, None),
-        *(_Mount(root, top / name, frozenset({name})) for name in ("memory", "cpu")),
+        _Mount("/", top, None),
+        *(_Mount("/", os.path.join(top, name), frozenset({name})) for name in ("memory", "cpu")),
     ]
 
 
-def _chain(
-    mounts: Iterable[_Mount], group: PurePosixPath | None, controller: str | None
-) -> list[Path]:
+def _chain(mounts: Iterable[_Mount], group: str | None, controller: str | None) -> list[str]:
     """Return the directories of a group and of the groups above it, its own first.
 
     A hierarchy may be mounted several times, whole and in part: every mount counts.
     """
-    found: list[Path] = []
+    found: list[str] = []
     for mount in mounts:
         if group is None or (controller is None) != (mount.controllers is None):
             continue
         if mount.controllers is not None and controller not in mount.controllers:
             continue
-        inner = PurePosixPath(".")
+        inner: list[str] = []
         # Otherwise the mount is the container's own, and the path is the host's, or one from
         # outside the namespace (/../x).
-        if group.is_relative_to(mount.root) and ".." not in group.parts:
-            inner = group.relative_to(mount.root)
-        own = mount.point / inner
-        while not own.is_dir() and own != mount.point:
-            own = own.parent
-        above = own.relative_to(mount.point).parts
-        found += [mount.point.joinpath(*above[:depth]) for depth in range(len(above), -1, -1)]
-    return sorted(dict.fromkeys(found), key=lambda path: -len(path.parts))
+        parts, outside = _parts(group), _parts(mount.root)
+        if parts[: len(outside)] == outside and ".." not in parts:
+            inner = parts[len(outside) :]
+        while inner and not os.path.isdir(os.path.join(mount.point, *inner)):
+            inner.pop()
+        found += [os.path.join(mount.point, *inner[:depth]) for depth in range(len(inner), -1, -1)]
+    return sorted(dict.fromkeys(found), key=lambda path: -len(_parts(path)))
 
 
-def _quota(group: Path) -> float | None:
+def _parts(path: str) -> list[str]:
+    return [part for part in path.split("/") if part]
+
+
+def _quota(group: str) -> float | None:
     """Read ``cpu.max``: ``max 100000`` or ``350000 100000``, in microseconds."""
-    words = _text(group / "cpu.max").split()
+    words = _text(os.path.join(group, "cpu.max")).split()
     return _share(words[0], words[1]) if len(words) == 2 else None
 
 
-def _quota_1(group: Path) -> float | None:
+def _quota_1(group: str) -> float | None:
     return _share(
-        _text(group / "cpu.cfs_quota_us").strip(), _text(group / "cpu.cfs_period_us").strip()
+        _text(os.path.join(group, "cpu.cfs_quota_us")).strip(),
+        _text(os.path.join(group, "cpu.cfs_period_us")).strip(),
     )
 
 
@@ -209,16 +217,16 @@ def _share(quota: str, period: str) -> float | None:
     return int(quota) / int(period)
 
 
-def _numbers(groups: Iterable[Path], name: str) -> Iterator[int | None]:
+def _numbers(groups: Iterable[str], name: str) -> Iterator[int | None]:
     """Yield the number in a file of each group; None for ``max`` and for a missing file."""
     for group in groups:
-        text = _text(group / name).strip()
+        text = _text(os.path.join(group, name)).strip()
         yield int(text) if text.isdigit() else None
 
 
-def _entry(file: Path, name: str) -> int | None:
+def _entry(path: str, name: str) -> int | None:
     """Return the number after ``name`` in a file with one name and one number on each line."""
-    for line in _lines(file):
+    for line in _lines(path):
         key, _, value = line.partition(" ")
         if key == name and value.isdigit():
             return int(value)
@@ -229,16 +237,13 @@ def _unescaped(field: str) -> str:
     return _OCTAL.sub(lambda match: chr(int(match[1], 8)), field)
 
 
-def _beneath(base: Path, point: PurePosixPath) -> Path:
-    return base.joinpath(*point.parts[1:])
+def _lines(path: str) -> list[str]:
+    return _text(path).splitlines()
 
 
-def _lines(file: Path) -> list[str]:
-    return _text(file).splitlines()
-
-
-def _text(file: Path) -> str:
+def _text(path: str) -> str:
     try:
-        return file.read_text("utf-8", "surrogateescape")
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            return file.read()
     except OSError:
         return ""

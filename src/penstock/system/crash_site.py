@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
+from penstock.records import dataclass
 from penstock.system.stacks import DUMPED_FRAME, PACKAGE, is_of_library
 
 MOST_FRAMES: Final = 3

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _IN_MEMORY = frozenset({"tmpfs", "ramfs"})
 
@@ -25,7 +28,9 @@ def is_in_memory(directory: str, root: str | Path = "/") -> bool:
     """
     try:
         device = os.stat(directory).st_dev
-        lines = Path(root, "proc/self/mountinfo").read_text("utf-8", "surrogateescape").splitlines()
+        mounts = os.path.join(root, "proc/self/mountinfo")
+        with open(mounts, encoding="utf-8", errors="surrogateescape") as file:
+            lines = file.read().splitlines()
     except OSError:
         return False
     wanted = f"{os.major(device)}:{os.minor(device)}"

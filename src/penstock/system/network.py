@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 # struct tcp_info of <linux/tcp.h> begins with eight bytes and four words of 32 bits. The word that
 # follows, tcpi_unacked, is the length of the accept queue where the socket listens.
@@ -34,7 +38,10 @@ def listen_overflows(root: str | Path = "/") -> int | None:
     None where the kernel does not tell.
     """
     try:
-        lines = Path(root, "proc/net/netstat").read_text("ascii", "replace").splitlines()
+        with open(
+            os.path.join(root, "proc/net/netstat"), encoding="ascii", errors="replace"
+        ) as file:
+            lines = file.read().splitlines()
     except OSError:
         return None
     # Each group is a line of names and a line of numbers.

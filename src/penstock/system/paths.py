@@ -13,14 +13,25 @@ import os
 import re
 import stat
 from collections import deque
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
+
+from penstock.records import dataclass
 
 _MOST_LINKS = 40  # as the kernel's MAXSYMLINKS
 _WRITABLE = stat.S_IWGRP | stat.S_IWOTH
 _DIRECTORY = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEEDLESS = re.compile(r"/(?:\.?/)+")
 _STREAM = re.compile(r"/dev/(?:stdout|stderr|fd/([0-9]{1,7}))|/proc/self/fd/([0-9]{1,7})")
+
+
+def joined(directory: str, *names: str) -> str:
+    """Return a path below a directory, as messages show it: without ``.`` and doubled slashes.
+
+    ``..`` stays: behind a symbolic link it is another directory than the one that was left out.
+    """
+    path = os.path.join(directory, *(name for name in names if name != "."))
+    return _NEEDLESS.sub("/", path)
 
 
 @dataclass(frozen=True)

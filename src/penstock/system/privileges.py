@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import importlib
 import os
-from dataclasses import dataclass
 
 from penstock.errors import SettingsError
+from penstock.records import dataclass
 from penstock.system import capabilities
 from penstock.system.descriptors import close_inherited
 from penstock.system.prctl import set_command_name

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -64,7 +63,7 @@ def children_of(pid: int) -> list[tuple[int, str]]:
     with suppress(OSError, ValueError):
         for task in os.listdir(f"/proc/{pid}/task"):
             with suppress(OSError):  # the thread has ended
-                text = Path(f"/proc/{pid}/task/{task}/children").read_bytes()
+                text = _content(f"/proc/{pid}/task/{task}/children")
                 for child in map(int, text.split()):
                     command = _command_of(child)
                     if command:
@@ -79,8 +78,8 @@ def _command_of(pid: int) -> str:
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
             line = file.read(4 * _COMMAND_CHARACTERS)
-        name = Path(f"/proc/{pid}/comm").read_bytes()
-        state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
+        name = _content(f"/proc/{pid}/comm")
+        state = _content(f"/proc/{pid}/stat").rpartition(b")")[2].split()[0]
     except (OSError, IndexError):
         return ""
     command = line.replace(b"\0", b" ").decode(errors="replace").strip()
@@ -97,3 +96,8 @@ def is_halted(pid: int) -> bool:
     except (OSError, IndexError):
         return False
     return state in (b"T", b"t")
+
+
+def _content(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()

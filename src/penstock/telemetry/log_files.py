@@ -15,7 +15,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from penstock.system.as_user import Change, HelperError, Work, wait_for
+from penstock.system.as_user import Change, HelperError, Work, said_by, wait_for
 from penstock.system.paths import Entry, find, stream_number
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ FILE_MODE: Final = 0o640
 OPEN_FLAGS: Final = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 """O_NONBLOCK: opening a named pipe without a reader would hang."""
 
-_CREATE: Final = OPEN_FLAGS | os.O_APPEND | os.O_CREAT
+_APPEND: Final = OPEN_FLAGS | os.O_APPEND
 _DIRECTORY: Final = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
 
 Opener = Callable[[str], int]
@@ -42,7 +42,9 @@ def open_plainly(path: str) -> int:
     cannot be opened by that name.
     """
     number = stream_number(path)
-    return os.open(path, _CREATE, FILE_MODE) if number is None else open_stream(number)
+    if number is not None:
+        return open_stream(number)
+    return os.open(path, _APPEND | os.O_CREAT, FILE_MODE)
 
 
 def opener_for(identity: Identity | None) -> Opener:
@@ -59,6 +61,29 @@ def opener_for(identity: Identity | None) -> Opener:
 def is_opened_for(identity: Identity | None) -> bool:
     """Return True if this is root, and opens the logs of workers that run as another user."""
     return identity is not None and not identity.is_root and os.geteuid() == 0
+
+
+def check_log(path: str, identity: Identity | None) -> str:
+    """Return who opens a log when the server starts: ``root`` or ``user 33 (groups 4, 33)``.
+
+    It is opened as `opener_for` opens it, but not created. Raises OSError where a start could not
+    open it, with the reason in words.
+    """
+    if is_opened_for(identity):
+        assert identity is not None
+        try:
+            return said_by(partial(_check_as_root, path, identity))
+        except HelperError as error:
+            raise OSError(errno.EACCES, str(error)) from None
+    if stream_number(path) is not None:
+        os.close(open_plainly(path))
+    else:
+        directory = os.open(os.path.dirname(path), _DIRECTORY)
+        try:
+            _close(_open_in(directory, os.path.basename(path), creates=False, links=True))
+        finally:
+            os.close(directory)
+    return _own_name()
 
 
 def work_for_log(path: str, identity: Identity) -> Work:
@@ -116,9 +141,25 @@ def _is_stream(status: os.stat_result) -> bool:
     return False
 
 
-def _open_as_root(path: str, identity: Identity, change: Change) -> list[int]:
+def _check_as_root(path: str, identity: Identity, change: Change) -> str:
+    """Do what opens a log, in a helper process of root's, and return who opens it."""
+    for descriptor in _open_as_root(path, identity, change, creates=False):
+        os.close(descriptor)
+    return _own_name()
+
+
+def _own_name() -> str:
+    uid = os.geteuid()
+    groups = ", ".join(map(str, sorted({os.getegid(), *os.getgroups()})))
+    return f"user {uid} (groups {groups})" if uid else "root"
+
+
+def _open_as_root(
+    path: str, identity: Identity, change: Change, *, creates: bool = True
+) -> list[int]:
     """Open a log in a helper process of root's, which becomes the user where it has to.
 
+    Return its descriptor; none where it is missing, could be created, and is not to be.
     Even to look up the name can take as long as a user likes, who has mounted a file system there.
     """
     with find(path) as place:
@@ -127,10 +168,10 @@ def _open_as_root(path: str, identity: Identity, change: Change) -> list[int]:
             return [open_stream(number)]
         changeable = place.changeable
         if changeable is None:
-            return [_open_in(place.directory, place.name)]
+            return _listed(_open_in(place.directory, place.name, creates=creates))
     try:
         change(identity)
-        return [_open_as_user(path, identity)]
+        return _listed(_open_as_user(path, identity, creates))
     except OSError as error:
         raise OSError(
             errno.EACCES,
@@ -139,7 +180,16 @@ def _open_as_root(path: str, identity: Identity, change: Change) -> list[int]:
         ) from None
 
 
-def _open_as_user(path: str, identity: Identity) -> int:
+def _listed(descriptor: int | None) -> list[int]:
+    return [] if descriptor is None else [descriptor]
+
+
+def _close(descriptor: int | None) -> None:
+    if descriptor is not None:
+        os.close(descriptor)
+
+
+def _open_as_user(path: str, identity: Identity, creates: bool) -> int | None:
     """Open the file in a helper process, which has the rights of the user alone."""
     parent = os.path.dirname(path)
     directory = os.open(parent, _DIRECTORY)
@@ -151,7 +201,9 @@ def _open_as_user(path: str, identity: Identity) -> int:
             f"its directory {Entry.of(parent, status)} can be written by other users than user "
             f"{identity.uid}",
         )
-    descriptor = _open_in(directory, os.path.basename(path))
+    descriptor = _open_in(directory, os.path.basename(path), creates=creates)
+    if descriptor is None:
+        return None
     found = os.fstat(descriptor)
     if shared and found.st_uid not in (0, identity.uid):
         raise OSError(errno.EACCES, f"{Entry.of(path, found)} belongs to another user")
@@ -168,11 +220,18 @@ def others_can_write(status: os.stat_result, identity: Identity) -> bool:
     )
 
 
-def _open_in(directory: int, name: str) -> int:
-    """Open a name in an open directory, and no symbolic link. Raises OSError."""
+def _open_in(directory: int, name: str, *, creates: bool = True, links: bool = False) -> int | None:
+    """Open a name in an open directory; a symbolic link only with ``links``. Raises OSError.
+
+    Without ``creates``, return None for a file that is missing and could be created.
+    """
+    flags = _APPEND | (os.O_CREAT if creates else 0) | (0 if links else os.O_NOFOLLOW)
     try:
-        descriptor = os.open(name, _CREATE | os.O_NOFOLLOW, FILE_MODE, dir_fd=directory)
+        descriptor = os.open(name, flags, FILE_MODE, dir_fd=directory)
     except OSError as error:
+        if error.errno == errno.ENOENT and not creates:
+            _check_creating(directory)
+            return None
         if error.errno != errno.ELOOP:
             raise
         reason = "it is a symbolic link: name the file that it leads to"
@@ -182,3 +241,11 @@ def _open_in(directory: int, name: str) -> int:
         return descriptor
     os.close(descriptor)
     raise OSError(errno.EINVAL, "it is no file, named pipe or character device")
+
+
+def _check_creating(directory: int) -> None:
+    """Raise OSError if this user cannot create a file in an open directory."""
+    if os.fstatvfs(directory).f_flag & os.ST_RDONLY:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+    if not os.access(".", os.W_OK | os.X_OK, dir_fd=directory, effective_ids=True):
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES))

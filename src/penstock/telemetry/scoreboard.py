@@ -17,11 +17,12 @@ from __future__ import annotations
 import mmap
 import struct
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterator, Sequence
 from itertools import cycle
-from typing import Any
+from typing import Any, overload
+
+from penstock.config.budgets import most_calls
+from penstock.records import dataclass
 
 WORD = 8
 SLOT_WORDS = 192
@@ -357,14 +358,6 @@ def without_query(target: str) -> str:
     return f"{path}?..." if mark else path
 
 
-def most_calls(threads: int, most_beside: int) -> int:
-    """Return how many calls of the application a worker may have at once.
-
-    ``most_beside`` leave the count of threads, and come on top; with one thread none does.
-    """
-    return threads + most_beside if threads > 1 else threads
-
-
 class Scoreboard:
     """The shared memory of all workers that were started with the same settings."""
 
@@ -445,16 +438,19 @@ class Slot:
         """The words of all series, one series after the other."""
         self.statuses = self.bytes[statuses_at:RECORDS_AT].cast("Q")
         """How many requests had which status code, from 100 on."""
+        self.records = Records(self)
+        """One for each call that the worker may have at once."""
 
-    @cached_property
-    def records(self) -> list[Record]:
-        """One for each call that the worker may have at once.
-
-        They are made when they are first asked for: a scoreboard has many more slots than workers,
-        and each of its records would take 300 bytes in every process. Two threads may both make
-        them, which does no harm: they are views of the same memory.
-        """
-        return [Record(self, number) for number in range(self.scoreboard.records)]
+    def taken_records(self) -> Iterator[Record]:
+        """Yield the records up to the last one that a thread has taken."""
+        words = self.bytes[RECORDS_AT : self.scoreboard.entries_at].cast("Q")
+        step = RECORD_BYTES // WORD
+        threads, numbers = words[THREAD::step].tolist(), words[NUMBER::step].tolist()
+        last = max(
+            (at for at, both in enumerate(zip(threads, numbers, strict=True)) if any(both)),
+            default=-1,
+        )
+        yield from (self.records[number] for number in range(last + 1))
 
     def clear(self) -> None:
         """Set every byte to 0.
@@ -539,34 +535,65 @@ class Slot:
         That is a look at each thread's record.
         """
         now = time.monotonic_ns()
-        begun = [record.words[SINCE] for record in self.records if record.words[NUMBER]]
+        begun = [record.words[SINCE] for record in self.taken_records() if record.words[NUMBER]]
         return max(0.0, (now - min(begun, default=now)) / 1e9)
 
     def calls_of_count(self) -> int:
         """Return how many calls the application has now, without those that left the count."""
         return sum(
             record.words[NUMBER] != 0 and not record.words[IO_BOUND] & LEFT_COUNT
-            for record in self.records
+            for record in self.taken_records()
         )
 
     def free_threads(self) -> int:
         """Return how many threads of the worker have started, and have no call."""
-        records = [record.words for record in self.records]
+        records = [record.words for record in self.taken_records()]
         return sum(words[THREAD] != 0 and words[NUMBER] == 0 for words in records)
 
     def requests(self) -> Iterator[RequestInProgress]:
         """Yield the requests that the application has now."""
-        for record in self.records:
+        for record in self.taken_records():
             request = record.read()
             if request is not None:
                 yield request
 
     def past_requests(self) -> Iterator[PastRequest]:
         """Yield the last requests of each thread, in the order of threads, the newest first."""
-        for record in self.records:
-            if not record.words[THREAD]:
-                break  # threads take records in their order
+        for record in self.taken_records():
             yield from record.past()
+
+
+class Records(Sequence["Record"]):
+    """The records of a slot, each made when it is first asked for.
+
+    There are hundreds, of which few are ever used, and each would take a kilobyte in every process.
+    Two threads may both make one, which does no harm: they are views of the same memory.
+    """
+
+    def __init__(self, slot: Slot) -> None:
+        self._slot = slot
+        self._made: dict[int, Record] = {}
+
+    def __len__(self) -> int:
+        """Return how many there are, whether made or not."""
+        return self._slot.scoreboard.records
+
+    @overload
+    def __getitem__(self, number: int) -> Record: ...
+
+    @overload
+    def __getitem__(self, number: slice) -> list[Record]: ...
+
+    def __getitem__(self, number: int | slice) -> Record | list[Record]:
+        """Return a record by its number."""
+        if isinstance(number, slice):
+            return [self[each] for each in range(*number.indices(len(self)))]
+        record = self._made.get(number)
+        if record is None:
+            if not 0 <= number < len(self):
+                raise IndexError(number)
+            record = self._made[number] = Record(self._slot, number)
+        return record
 
 
 class Record:

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any, Literal
 
 from penstock.edge.forwarded import TRUSTS_NOBODY, ForwardedPolicy, Peers
 from penstock.http1 import ParserLimits
+from penstock.records import dataclass
 from penstock.system.temporary_files import default_directory
 from penstock.telemetry.observers import MAX_QUEUED_BYTES, MAX_QUEUED_REQUESTS
 from penstock.telemetry.refusals import RULES

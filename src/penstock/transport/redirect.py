@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from penstock.wsgi.environ import percent_encoded
+from penstock import percent
 
 if TYPE_CHECKING:
     from penstock.transport.config import TransportConfig
@@ -39,6 +39,6 @@ def redirect(
         return "400 Bad Request", text, f"{config.no_redirect}\n".encode()
     port = config.redirect_https_port
     place = name if port == _HTTPS_PORT else f"{name}:{port}"
-    location = f"https://{place}{percent_encoded(target)}"
+    location = f"https://{place}{percent.encoded_above_ascii(target)}"
     status = "301 Moved Permanently" if method in ("GET", "HEAD") else "308 Permanent Redirect"
     return status, [("Location", location), *text], b"This server is to be asked by https.\n"

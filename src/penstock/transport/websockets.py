@@ -85,7 +85,7 @@ class WebSockets:
         for name in ("penstock.deadline", "penstock.extend_deadline"):
             exchange.environ.pop(name, None)
         ident = threading.get_ident()
-        for record in self._slot.records:
+        for record in self._slot.taken_records():
             if record.words[THREAD] == ident and record.words[NUMBER]:
                 record.words[DEADLINE] = record.words[AWAITING_CLIENT] = 0
 

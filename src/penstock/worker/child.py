@@ -11,7 +11,6 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from penstock import messages
@@ -19,6 +18,7 @@ from penstock.app.loading import SpecError
 from penstock.compat.gunicorn.hooks import Hooks, WorkerOfServer
 from penstock.errors import PenstockError
 from penstock.listeners import kept_from_children
+from penstock.records import dataclass
 from penstock.system.memory import keep_what_is_loaded
 from penstock.system.prctl import end_with_parent, name_forks, outlive_parent
 from penstock.system.privileges import (
@@ -170,6 +170,10 @@ def import_for(settings: Settings) -> None:
     """Import what a worker with these settings needs: it may be where only root may read."""
     transport_class(settings)
     import_filters(settings)
+    import penstock.app.hints  # for the error of an application that cannot be loaded
+
+    if settings.hooks:
+        import urllib.parse  # noqa: F401
     if settings.prometheus_multiproc is not None:
         import penstock.telemetry.application_metrics
     if settings.gc != "default":

@@ -19,9 +19,9 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from penstock import messages
+from penstock.records import dataclass
 from penstock.system.stacks import all_stacks, stack_of
 from penstock.telemetry.histograms import LockWaits
 from penstock.telemetry.scoreboard import (
@@ -109,7 +109,7 @@ class Deadlines:
         if shortest:
             self._longest = min(self._longest, max(SHORTEST_LOOK_SECONDS, shortest / 2))
         # Only this object's own thread writes these.
-        self._seen = [_Seen() for _ in slot.records]
+        self._seen: dict[int, _Seen] = {}
         self._any_stuck = False
         self._lock_waits = LockWaits(slot)
         self._due = time.monotonic()
@@ -131,8 +131,8 @@ class Deadlines:
     def count_stuck(self) -> int:
         """Return how many calls are stuck now: their deadlines and the grace have passed."""
         return sum(
-            seen.stuck and record.words[NUMBER] == seen.number
-            for record, seen in zip(self._slot.records, list(self._seen), strict=True)
+            seen.stuck and self._slot.records[index].words[NUMBER] == seen.number
+            for index, seen in list(self._seen.items())
         )
 
     def count_free(self) -> int:
@@ -144,8 +144,8 @@ class Deadlines:
         if not self._any_stuck:
             return self._slot.scoreboard.threads
         taken = sum(
-            seen.stuck and not record.words[IO_BOUND] & LEFT_COUNT
-            for record, seen in zip(self._slot.records, list(self._seen), strict=True)
+            seen.stuck and not self._slot.records[index].words[IO_BOUND] & LEFT_COUNT
+            for index, seen in list(self._seen.items())
         )
         return max(0, self._slot.scoreboard.threads - taken)
 
@@ -171,8 +171,8 @@ class Deadlines:
         for index, record in enumerate(self._slot.records):
             if not record.words[THREAD]:
                 break  # threads take records in their order: no more have begun
-            number, seen = record.words[NUMBER], self._seen[index]
-            if number != seen.number:
+            number, seen = record.words[NUMBER], self._seen.get(index)
+            if seen is None or number != seen.number:
                 seen = self._seen[index] = _Seen(number)
             busy = busy or number != 0
             if number and not seen.stuck:
@@ -296,7 +296,7 @@ class Deadlines:
     def _report_recovery(self) -> None:
         """Make the worker ready again where all of its stuck calls have returned after all."""
         free = self._update_live()
-        if not self._any_stuck or any(seen.stuck for seen in self._seen):
+        if not self._any_stuck or any(seen.stuck for seen in self._seen.values()):
             return
         self._any_stuck = False
         words = self._slot.words

@@ -14,7 +14,15 @@ from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, NoReturn
 
 from penstock import __version__, messages
-from penstock.config.budgets import budgets, facts, lowering_notice, possible_descriptors
+from penstock.config.budgets import (
+    FEW_CONNECTIONS,
+    budgets,
+    connections_that_fit,
+    descriptors_beside,
+    facts,
+    lowering_notice,
+    possible_descriptors,
+)
 from penstock.config.checks import chosen_transport, has_tls, native_built, what_native_lacks
 from penstock.config.settings import OPTIONS
 from penstock.system.memory import keep_what_is_loaded
@@ -22,7 +30,7 @@ from penstock.system.signals import Handler, Signals
 from penstock.system.standard_streams import flush_all
 from penstock.system.temporary_files import temporary_file
 from penstock.telemetry.error_log import process_logger
-from penstock.telemetry.scoreboard import READY, most_calls
+from penstock.telemetry.scoreboard import READY
 from penstock.telemetry.terminal import NOT_ON_TERMINAL, ON_TERMINAL
 from penstock.worker.worker import Worker
 
@@ -431,15 +439,16 @@ def check_room_for_files(settings: Settings, logger: logging.Logger) -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (possible, hard))
         except (OSError, ValueError):
             possible = soft
-    # Idle connections have a socket and nothing else; those that a thread is busy with may have
-    # a spooled body and a file to send, and the application opens files of its own.
-    beside = 32 + 4 * most_calls(settings.threads, settings.most_beside)
-    if possible < settings.max_connections + beside:
+    wanted, or_lower = FEW_CONNECTIONS, ""
+    if settings.max_connections != "auto":
+        wanted = settings.max_connections
+        or_lower = f" or lower max_connections ({wanted})"
+    if possible < wanted + descriptors_beside(settings):
         messages.OPEN_FILES_LIMIT.log(
             logger,
             limit=possible,
-            room=max(possible - beside, possible // 2),
-            max_connections=settings.max_connections,
+            room=connections_that_fit(settings, possible),
+            or_lower=or_lower,
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -32,6 +31,8 @@ def timeouts_by_path(settings: Settings) -> Callable[[str], float] | None:
     patterns = _patterns(settings)
     if not patterns:
         return None
+    from fnmatch import fnmatchcase  # where there are patterns only
+
     usual = settings.timeout
 
     @lru_cache(REMEMBERED_PATHS)

@@ -118,6 +118,7 @@ def transport_config(
     if tell_notable is not None:
         given["notable"] = NotableRequests(limits, tell_notable)
     for name in (
+        "max_connections",
         "max_descriptors",
         "max_unfinished_heads",
         "max_body_memory",

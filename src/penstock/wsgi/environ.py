@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, TextIO
-from urllib.parse import quote, unquote_to_bytes
 
-from penstock import messages
+from penstock import messages, percent
 from penstock.wsgi.file_wrapper import FileWrapper
 
 if TYPE_CHECKING:
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
 HeaderMap = Literal["drop", "refuse", "dangerous"]
 """What the server does with a name that has a ``_``: in ``environ`` it looks like a ``-``."""
 
-_ASCII = bytes(range(0x80))
 
 OUTSIDE_MOUNT = "penstock.outside_mount"
 """A key that ``environ`` has only if the path lies outside the mount prefix."""
@@ -165,13 +163,13 @@ def build_environ(
     environ["RAW_URI"] = environ["REQUEST_URI"] = request.target
     query = request.query
     if query and not query.isascii():
-        query = percent_encoded(query)
+        query = percent.encoded_above_ascii(query)
     environ["QUERY_STRING"] = query
     environ["SERVER_PROTOCOL"] = request.version
 
     path = request.path
     if "%" in path:
-        path = unquote_to_bytes(path.encode("latin-1")).decode("latin-1")
+        path = percent.decoded(path)
     elif path == "*":
         path = ""  # PATH_INFO is empty or starts with "/" (PEP 3333, "URL Reconstruction")
     environ["PATH_INFO"] = path
@@ -185,11 +183,6 @@ def build_environ(
     elif request.content_length is not None:
         environ["CONTENT_LENGTH"] = str(request.content_length)
     return environ
-
-
-def percent_encoded(text: str) -> str:
-    """Return a part of a target, decoded as latin-1, with each byte above ASCII percent-encoded."""
-    return quote(text, safe=_ASCII, encoding="latin-1")
 
 
 def split_script_name(script_name: str, path: str) -> tuple[str, str] | None:

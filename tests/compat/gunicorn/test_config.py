@@ -13,7 +13,8 @@ import pytest
 
 from penstock.cli.arguments import parse_command_line
 from penstock.cli.settings import load_settings
-from penstock.compat.gunicorn.config import ConfigFileError, is_python
+from penstock.compat.gunicorn.config import ConfigFileError
+from penstock.compat.gunicorn.found import is_python
 from penstock.config.gunicorn_settings import GUNICORN_SETTINGS, HOOKS
 from penstock.config.settings import OPTIONS, Settings
 from penstock.errors import SettingsError

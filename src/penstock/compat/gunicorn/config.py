@@ -12,18 +12,25 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, NoReturn
 
 from penstock import messages
+from penstock.compat.gunicorn.found import (
+    ARGUMENTS,
+    FILE,
+    MODULE,
+    USUAL_FILE,
+    FromGunicorn,
+    Given,
+    is_python,
+)
 from penstock.config.gunicorn_settings import (
     GREENLET_THREADS,
     GUNICORN_SETTINGS,
     HOOKS,
     GunicornSetting,
-    add_flags,
+    flag_of,
     has_effect,
     instead_of,
     kind_of_worker,
@@ -33,23 +40,16 @@ from penstock.config.options import Option
 from penstock.config.other_servers import spelt
 from penstock.config.trust import Trust
 from penstock.errors import SettingsError
-from penstock.messages import Notice
 from penstock.system.greenlet_patches import greenlet_patches
+from penstock.system.paths import joined
 
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
-
-Given = dict[str, tuple[object, str]]
-"""As in `penstock.config.sources`."""
 
 _Values = dict[str, tuple[str, object]]
 """The place and the value of gunicorn's settings, by their names."""
 
 TYPED = "the command line"
-ARGUMENTS = "GUNICORN_CMD_ARGS"
-USUAL_FILE = "gunicorn.conf.py"
-
-_FILE, _MODULE = "file:", "python:"
 _MODULE_NAME = "__config__"
 """The name of the file's module while it runs, as under gunicorn: pickle and classes use it."""
 
@@ -69,44 +69,10 @@ class ConfigFileError(SettingsError):
     """The file's part of the traceback, with a line end."""
 
 
-@dataclass
-class FromGunicorn:
-    """What gunicorn's sources give."""
-
-    flags: Given = field(default_factory=dict)
-    """From flags on the command line that gunicorn alone has."""
-    arguments: Given = field(default_factory=dict)
-    """From GUNICORN_CMD_ARGS."""
-    file: Given = field(default_factory=dict)
-    """From the Python file."""
-    config: str | None = None
-    """The file that the command or GUNICORN_CMD_ARGS names."""
-    application: str | None = None
-    """``wsgi_app`` of the file, or of GUNICORN_CMD_ARGS."""
-    ran_file: bool = False
-    """Whether a Python file ran, which may have changed ``os.environ``."""
-    hooks: dict[str, Callable[..., object]] = field(default_factory=dict)
-    """The hooks that the file defines, checked, by name."""
-    values: Mapping[str, object] = field(default_factory=dict)
-    """The settings of the file as it has them, by gunicorn's names."""
-    threads: tuple[int, str] | None = None
-    """The number of threads where no source has one, and why; None without gunicorn's sources."""
-    notes: list[str] = field(default_factory=list)
-    """What was read, one line each, for the log."""
-    warnings: list[Notice] = field(default_factory=list)
-
-
-def is_python(config: str) -> bool:
-    """Return True if a settings file is Python, as gunicorn's are, and not TOML."""
-    if config.endswith(".toml"):
-        return False
-    return config.startswith((_FILE, _MODULE)) or config.endswith((".py", ".pyc"))
-
-
 def from_gunicorn(
     options: Mapping[str, Option],
     environ: Mapping[str, str],
-    cwd: Path,
+    cwd: str,
     config: str | None,
     trust: Trust,
     flags: Mapping[str, object],
@@ -132,7 +98,7 @@ def from_gunicorn(
         in_force.append(ARGUMENTS)
         found.notes.append(f"{ARGUMENTS} was read: {', '.join(values) or 'no settings'}")
     location = found.config
-    if location is None and os.path.exists(cwd / USUAL_FILE):
+    if location is None and os.path.exists(joined(cwd, USUAL_FILE)):
         location = USUAL_FILE
     if location is not None and is_python(location):
         values = _read(location, cwd, found, trust)
@@ -180,7 +146,7 @@ def _application(values: _Values, named: str | None) -> str | None:
     return f"penstock.compat.paste:load({uri!r}, {more!r})"
 
 
-def _read(location: str, cwd: Path, found: FromGunicorn, trust: Trust) -> dict[str, object]:
+def _read(location: str, cwd: str, found: FromGunicorn, trust: Trust) -> dict[str, object]:
     """Run a file, and return the names in it that are settings of gunicorn."""
     shown = _shown(location)
     names = _run(location, cwd, trust)
@@ -407,9 +373,8 @@ def _parse(arguments: str) -> dict[str, object]:
     parser = _Parser(argument_default=argparse.SUPPRESS, add_help=False)
     parser.add_argument("args", nargs="*")  # gunicorn ignores an application in it
     for row in GUNICORN_SETTINGS.values():
-        if not row.flags:
-            continue
-        add_flags(parser, row, row.name)
+        if row.flags:
+            _add_flags(parser, row)
     try:
         words = shlex.split(arguments)
     except ValueError as error:
@@ -419,44 +384,54 @@ def _parse(arguments: str) -> dict[str, object]:
     return values
 
 
+def _add_flags(parser: argparse.ArgumentParser, row: GunicornSetting) -> None:
+    takes, const = flag_of(row)
+    if takes == "switch":
+        parser.add_argument(*row.flags, dest=row.name, action="store_const", const=const)
+    elif takes == "maybe":
+        parser.add_argument(*row.flags, dest=row.name, nargs="?", const=const)
+    else:
+        action = "append" if takes == "list" else "store"
+        parser.add_argument(*row.flags, dest=row.name, action=action)
+
+
 # -- the file -------------------------------------------------------------------------------------
 
 
 def _shown(location: str) -> str:
-    return location.removeprefix(_FILE)
+    return location.removeprefix(FILE)
 
 
-def _run(location: str, cwd: Path, trust: Trust) -> dict[str, object]:
+def _run(location: str, cwd: str, trust: Trust) -> dict[str, object]:
     """Run a configuration file, also one that ran before, and return the names it defines.
 
     As under gunicorn, it can import modules from the current directory, if root takes that.
     """
-    path = str(cwd)
-    if not location.startswith(_MODULE):
-        trust.check(cwd / _shown(location), python=True)
+    if not location.startswith(MODULE):
+        trust.check(joined(cwd, _shown(location)), python=True)
     if trust.takes_directory(cwd):
-        sys.path.insert(0, path)
+        sys.path.insert(0, cwd)
     else:
-        sys.path[:] = [entry for entry in sys.path if entry not in ("", path)]
+        sys.path[:] = [entry for entry in sys.path if entry not in ("", cwd)]
     try:
-        if location.startswith(_MODULE):
-            spec = _spec_of_module(location.removeprefix(_MODULE), trust)
+        if location.startswith(MODULE):
+            spec = _spec_of_module(location.removeprefix(MODULE), trust)
         else:
-            spec = _spec_of_file(cwd / _shown(location), location)
+            spec = _spec_of_file(joined(cwd, _shown(location)), location)
         return vars(_executed(spec, _shown(location)))
     finally:
         # Directories that the file itself added stay on the path.
-        if path in sys.path:
-            sys.path.remove(path)
+        if cwd in sys.path:
+            sys.path.remove(cwd)
 
 
-def _spec_of_file(path: Path, location: str) -> ModuleSpec:
+def _spec_of_file(path: str, location: str) -> ModuleSpec:
     from importlib.machinery import SourceFileLoader
     from importlib.util import spec_from_file_location
 
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise SettingsError(f"cannot read the settings file {path}: there is no such file")
-    loader = None if path.suffix == ".pyc" else SourceFileLoader(_MODULE_NAME, str(path))
+    loader = None if path.endswith(".pyc") else SourceFileLoader(_MODULE_NAME, path)
     spec = spec_from_file_location(_MODULE_NAME, path, loader=loader)
     if spec is None:
         raise SettingsError(f"cannot read the settings file {location} as Python")
@@ -470,15 +445,15 @@ def _spec_of_module(name: str, trust: Trust) -> ModuleSpec:
         # The packages around it are imported, too: first the outermost, which this does not import.
         outermost = find_spec(name.partition(".")[0])
         if outermost is not None and outermost.origin:
-            trust.check(Path(outermost.origin), python=True)
+            trust.check(outermost.origin, python=True)
         # For a module that was imported before, this finds its spec; the module runs again.
         spec = find_spec(name)
     except (ImportError, ValueError, AttributeError):
         spec = None
     if spec is None or spec.loader is None:
-        raise SettingsError(f"there is no module {name!r} to read settings from ({_MODULE}{name})")
+        raise SettingsError(f"there is no module {name!r} to read settings from ({MODULE}{name})")
     if spec.origin:
-        trust.check(Path(spec.origin), python=True)
+        trust.check(spec.origin, python=True)
     return spec
 
 

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property, partial
 from inspect import signature
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from penstock import messages
 from penstock.config.gunicorn_settings import GUNICORN_SETTINGS, HOOKS
 from penstock.errors import PenstockError, SettingsError
+from penstock.records import dataclass
 from penstock.wsgi.file_wrapper import FileWrapper
 
 if TYPE_CHECKING:
@@ -173,6 +173,8 @@ class Request:
     @cached_property
     def path(self) -> str:
         """The path as the client sent it; PATH_INFO has the decoded one."""
+        from urllib.parse import urlsplit
+
         uri = self.uri
         return urlsplit("//h" + uri if uri.startswith("/") else uri).path
 
@@ -277,6 +279,8 @@ class Hooks:
         before, after = (self._functions.get(name) for name in ("pre_request", "post_request"))
         if before is None and after is None:
             return application
+        import urllib.parse  # noqa: F401 - for `Request.path`: then no descriptor may be left
+
         return partial(_call_around, application, worker, before, after)
 
 

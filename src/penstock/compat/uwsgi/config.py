@@ -10,7 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from penstock import messages
@@ -21,6 +21,7 @@ from penstock.config.other_servers import spelt
 from penstock.config.trust import Trust
 from penstock.errors import SettingsError
 from penstock.messages import Notice
+from penstock.records import dataclass
 
 _LONGEST_HEAD = 16 << 20
 _LONGEST_FIELD = 1 << 20

@@ -15,12 +15,13 @@ import re
 import socket
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from penstock.compat.uwsgi.settings import BY_NAME
 from penstock.config.trust import Trust
 from penstock.errors import SettingsError
+from penstock.records import dataclass
 
 USUAL_SECTION = "uwsgi"
 

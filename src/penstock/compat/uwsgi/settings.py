@@ -7,8 +7,9 @@ needs it where the text is shown. `penstock.compat.uwsgi.config` converts the va
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
+
+from penstock.records import dataclass
 
 
 @dataclass(frozen=True)

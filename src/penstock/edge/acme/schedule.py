@@ -7,9 +7,10 @@ something has happened, and each minute otherwise.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
+
+from penstock.records import dataclass
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 

@@ -26,13 +26,13 @@ import socket
 import stat
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, TypeGuard, TypeVar
 from urllib.parse import urlsplit
 
 from penstock.edge.acme.schedule import Cause, Failure, Window
 from penstock.edge.certificates import pem_blocks
 from penstock.errors import PenstockError
+from penstock.records import dataclass
 
 T = TypeVar("T")
 
