@@ -19,7 +19,8 @@ from applications import FILE_VARIABLE
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = ROOT / "benchmarks"
-VENV = ROOT / ".bench"
+VENV = ROOT / ".bench" / f"python{sys.version_info.major}.{sys.version_info.minor}"
+"""An environment for each version of Python: what is measured with two of them stays apart."""
 BIN = VENV / "bin"
 SNAPSHOT = VENV / "snapshot"
 LOCK = ROOT / ".bench.lock"

@@ -118,6 +118,22 @@ def _names(folder: Path) -> list[str]:
         return []  # it has just ended
 
 
+def thread_states(pid: int) -> list[str]:
+    """Return the letters of the states of all threads of the tree."""
+    stats = [
+        _read(PROC / str(member) / "task" / task / "stat")
+        for member in tree(pid)
+        for task in _names(PROC / str(member) / "task")
+    ]
+    return [stat.rpartition(")")[2].strip()[:1] for stat in stats if stat]
+
+
+def tracers(pid: int) -> set[int]:
+    """Return which processes trace the threads of a process; 0 is for one without."""
+    tasks = PROC / str(pid) / "task"
+    return {_field(_read(tasks / task / "status"), "TracerPid:") for task in _names(tasks)}
+
+
 def state(pid: int) -> str:
     """Return the letter of a process's state, ``Z`` for one that has ended; empty without it."""
     return _read(PROC / str(pid) / "stat").rpartition(")")[2].strip()[:1]

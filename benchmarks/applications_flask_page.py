@@ -1,0 +1,17 @@
+"""A Flask application: a page as a site has it."""
+
+from __future__ import annotations
+
+from applications_page import FLASK_TEMPLATE, ROWS, SECRET
+from flask import Flask, render_template_string, session
+
+app = Flask("applications_flask_page")
+app.secret_key = SECRET
+
+
+@app.route("/hello")
+@app.route("/page")
+def page() -> str:
+    """Count the visit in the session, which is a signed cookie, and render a template."""
+    session["visits"] = session.get("visits", 0) + 1
+    return render_template_string(FLASK_TEMPLATE, rows=ROWS, visits=session["visits"])
