@@ -17,7 +17,7 @@ BETWEEN_BLOCKS_SECONDS = 0.5
 PATTERN = bytes(range(256)) * 4096
 """A body of 1 MiB in which a part that is missing or out of order changes the sum."""
 
-_closed = 0
+_closes: list[Closing] = []
 
 
 class Closing:
@@ -30,8 +30,7 @@ class Closing:
         return iter(self.blocks)
 
     def close(self) -> None:
-        global _closed
-        _closed += 1
+        _closes.append(self)
 
 
 def hello(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -46,7 +45,7 @@ def closing(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable
 
 def closed(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
     """Answer how often `close` was called so far."""
-    return _answer(start_response, b"%d" % _closed)
+    return _answer(start_response, b"%d" % len(_closes))
 
 
 def blocks(environ: WSGIEnvironment, start_response: StartResponse) -> Iterator[bytes]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from applications_page import DJANGO_TEMPLATE, ROWS, SECRET
 from django.conf import settings
 from django.core.wsgi import get_wsgi_application
 from django.http import HttpRequest, HttpResponse
 from django.template import engines
 from django.urls import path
+
+from applications_page import DJANGO_TEMPLATE, ROWS, SECRET
 
 settings.configure(
     ALLOWED_HOSTS=["*"],

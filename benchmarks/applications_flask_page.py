@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from flask import Flask, render_template, session
+from jinja2 import DictLoader
+
 from applications_page import FLASK_TEMPLATE, ROWS, SECRET
-from flask import Flask, render_template_string, session
 
 app = Flask("applications_flask_page")
 app.secret_key = SECRET
+app.jinja_loader = DictLoader({"page.html": FLASK_TEMPLATE})
 
 
 @app.route("/hello")
@@ -14,4 +17,4 @@ app.secret_key = SECRET
 def page() -> str:
     """Count the visit in the session, which is a signed cookie, and render a template."""
     session["visits"] = session.get("visits", 0) + 1
-    return render_template_string(FLASK_TEMPLATE, rows=ROWS, visits=session["visits"])
+    return render_template("page.html", rows=ROWS, visits=session["visits"])

@@ -1,7 +1,7 @@
 """Call an application in a bare loop: what a request costs without a server.
 
-`python bare_loop.py MODULE:CALLABLE PATH` reads a number from each line of its standard input, calls
-the application so often, and prints a line when it is done.
+`python bare_loop.py MODULE:CALLABLE PATH` reads a number from each line of its standard input,
+calls the application so often, and prints a line when it is done.
 """
 
 from __future__ import annotations

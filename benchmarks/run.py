@@ -13,10 +13,10 @@ import dataclasses
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from harness import conformance, counting, environment, footprint, installing, load, page, results
@@ -41,7 +41,9 @@ AT_ONCE = 4
 
 FAULTS = (environment.EnvironmentProblem, OSError, subprocess.SubprocessError)
 
-ROUNDS, SECONDS, RETRIES = 5, 1, 1
+ROUNDS, SECONDS, RETRIES = 4, 1, 1
+ROUNDS_ASIDE = 2
+"""Rounds of a server that is not compared with in a scenario."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +56,25 @@ class Plan:
     seconds: int
     retries: int
     """How often a disturbed run is taken again."""
+    breaches: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """What each server fails in, by the need's name."""
 
     def turns(self, scenario: Scenario) -> list[tuple[int, Candidate]]:
-        """Return the turns of a scenario in order: each candidate once, then each once more."""
+        """Return the turns of a scenario in order: each candidate once, then each once more.
+
+        One that stands aside takes part in the first rounds alone, unless a target is about it.
+        """
+        needed = {name for name in PEERS if self._is_needed(name, scenario)}
         return [
             (number, candidate)
             for number in range(1, self.rounds + 1)
             for candidate in order(scenario.candidates, number)
+            if number <= ROUNDS_ASIDE or candidate.peer in needed
         ]
+
+    def _is_needed(self, peer: str, scenario: Scenario) -> bool:
+        asked = {target.against.peer for target in scenario.targets if target.against}
+        return peer in asked or not conformance.failed(self.breaches.get(peer, {}), scenario.needs)
 
     def seconds_of(self, scenario: Scenario) -> float:
         """Return about how long a turn takes."""
@@ -69,17 +82,16 @@ class Plan:
         return 2 * measured if scenario.with_and_without else measured
 
     def minutes(self) -> float:
-        """Return about how long all takes on a quiet machine: see `TURN_SECONDS` and those with it."""
+        """Return about how long all takes on a quiet machine."""
         turns = sum(
-            (self.seconds_of(each) + TURN_SECONDS) * self.rounds * len(each.candidates)
-            + SCENARIO_SECONDS
+            (self.seconds_of(each) + TURN_SECONDS) * len(self.turns(each)) + SCENARIO_SECONDS
             for each in self.scenarios
         )
         return (turns + AT_REST_SECONDS * len(self.at_rest)) / 60
 
 
 TURN_SECONDS, SCENARIO_SECONDS, AT_REST_SECONDS = 0.2, 8.0, 15.0
-"""What a turn takes beside its load, what a scenario takes before the first, and a server at rest."""
+"""What a turn takes beside its load, a scenario before its first turn, and a server at rest."""
 
 
 def main() -> int:
@@ -143,11 +155,10 @@ def _stored() -> tuple[Results, tuple[Scenario, ...]]:
 
 
 def _show_plan(arguments: argparse.Namespace) -> None:
-    about = _asked(arguments) | {"missing": {}}
-    plan = _plan(about)
+    plan = _plan(_asked(arguments) | {"missing": {}})
     for scenario in plan.scenarios:
         print(f"{scenario.name:<16} {len(scenario.candidates):>3} servers  {scenario.title}")
-    extra = COUNTING_MINUTES if COUNTS in about["names"] else 0
+    extra = COUNTING_MINUTES if COUNTS in _asked(arguments)["names"] else 0
     print(f"{plan.rounds} rounds: about {plan.minutes() + extra:.0f} minutes on a quiet machine")
 
 
@@ -180,7 +191,14 @@ def _plan(about: dict[str, Any]) -> Plan:
     at_rest = tuple(c for c in footprint.CANDIDATES if c.peer in _present(about))
     if FOOTPRINT not in about["names"]:
         at_rest = ()
-    return Plan(_scenarios(about), at_rest, about["rounds"], about["seconds"], about["retries"])
+    return Plan(
+        _scenarios(about),
+        at_rest,
+        about["rounds"],
+        about["seconds"],
+        about["retries"],
+        about.get("breaches", {}),
+    )
 
 
 def _breaches(peers: Iterable[str]) -> dict[str, dict[str, str]]:
@@ -296,7 +314,7 @@ class _Pace:
 
 
 class Field:
-    """The servers of one scenario. Each runs until the end or a failure, after which it runs anew."""
+    """The servers of one scenario: each runs until the end, or a failure, and then anew."""
 
     def __init__(self, scenario: Scenario) -> None:
         self.scenario = scenario
@@ -309,8 +327,7 @@ class Field:
     def __exit__(self, *_: object) -> None:
         """End all servers."""
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            for _ in pool.map(self.end, list(self._started)):
-                pass
+            list(pool.map(self.end, list(self._started)))
 
     def start(self, candidates: Iterable[Candidate]) -> None:
         """Start the servers of all candidates, and warm them up.
@@ -318,9 +335,12 @@ class Field:
         One that does not start fails in its first turn, where the reason is kept.
         """
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            for _ in pool.map(self._try_to_start, candidates):
-                pass
-        servers = {server.port: server for _, *both in self._started.values() for server in both}
+            list(pool.map(self._try_to_start, candidates))
+        servers = {
+            server.port: server
+            for _, measured, plain in self._started.values()
+            for server in (measured, plain)
+        }
         try:
             load.warm_up(list(servers.values()), self.scenario.plain().load, WARM_UP_SECONDS)
         except FAULTS as problem:
@@ -393,7 +413,7 @@ def _measure_at_rest(candidate: Candidate, found: Results) -> None:
         print(f"  failed: {problem}", file=sys.stderr)
         return
     found.add_figures(figures)
-    print(f"  {figures[0].value:>20}", file=sys.stderr)
+    print(f"  {figures[0].shown:>20}", file=sys.stderr)
 
 
 def _take(plan: Plan, found: Results, field: Field, number: int, candidate: Candidate) -> None:

@@ -12,7 +12,7 @@ import re
 import socket
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from enum import Enum
@@ -89,6 +89,11 @@ def breaches(candidate: Candidate) -> dict[Need, str]:
     if accepted := _accepted(candidate):
         found[Need.REFUSAL] = f"accepts {', '.join(accepted)}"
     return found
+
+
+def failed(breaches: Mapping[str, str], needs: Collection[Need]) -> list[str]:
+    """Return why a server fails in what is needed; ``breaches`` are by the names of the needs."""
+    return [why for name, why in breaches.items() if Need[name] in needs]
 
 
 def _breach(candidate: Candidate, need: Need) -> str:

@@ -90,6 +90,7 @@ def of_peers(peers: Sequence[str]) -> Iterator[Count]:
             continue
         print(f"counting {name}", file=sys.stderr)
         yield from count(Candidate(name, 1), OF_PEERS)
+    yield Count(BARE_LOOP, FLASK.name, instructions=bare_loop(FLASK))
 
 
 def count(
@@ -102,8 +103,8 @@ def count(
         ours = replace(setup, counted=True)
         for tool in (_with_callgrind, _with_strace):
             try:
-                for case, counted in tool(candidate, ours, several, source):
-                    found[case] = replace(found[case], **counted)
+                for case, kind, counted in tool(candidate, ours, several, source):
+                    found[case] = replace(found[case], **{kind: counted})  # type: ignore[arg-type]
             except FAULTS as why:
                 for case in several:
                     reason = f"{tool.__name__.removeprefix('_with_')}: {why}"
@@ -118,7 +119,7 @@ def missing_tools() -> list[str]:
 
 def _with_callgrind(
     candidate: Candidate, setup: Setup, cases: Sequence[Case], source: Path
-) -> Iterator[tuple[Case, dict[str, float]]]:
+) -> Iterator[tuple[Case, str, float]]:
     with running(candidate, setup, source, CALLGRIND, READY_SECONDS) as server:
         for case in cases:
             with _asking(server, case) as ask:
@@ -126,7 +127,7 @@ def _with_callgrind(
                 dump(server.pid, server.folder)
                 ask(case.rounds)
                 total = dump(server.pid, server.folder)
-            yield case, {"instructions": _per_request(total, case)}
+            yield case, "instructions", _per_request(total, case)
 
 
 CALLGRIND = (
@@ -160,14 +161,14 @@ def instructions(report: str) -> int:
 
 def _with_strace(
     candidate: Candidate, setup: Setup, cases: Sequence[Case], source: Path
-) -> Iterator[tuple[Case, dict[str, float]]]:
+) -> Iterator[tuple[Case, str, float]]:
     with running(candidate, setup, source) as server:
         for case in cases:
             with _asking(server, case) as ask:
                 ask(case.warm_up)
                 with _tracing(server.pid, server.folder / "strace") as report:
                     ask(case.rounds)
-            yield case, {"system_calls": _per_request(system_calls(report.read_text()), case)}
+            yield case, "system_calls", _per_request(system_calls(report.read_text()), case)
 
 
 @contextmanager
@@ -237,7 +238,7 @@ def bare_loop(case: Case, calls: int = 300) -> float:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        env=environment.server_variables(),
+        env={**environment.server_variables(), "PYTHONHASHSEED": "0"},
         cwd=environment.VENV,
     )
     timer = threading.Timer(READY_SECONDS, process.kill)
@@ -276,7 +277,9 @@ def _asking(server: Running, case: Case) -> Iterator[Callable[[int], None]]:
         def ask(rounds: int) -> None:
             for _ in range(rounds):
                 with ExitStack() as of_round:
-                    _ask_together(server, kept, of_round, [_request(case, n) for n in _some(numbers)])
+                    _ask_together(
+                        server, kept, of_round, [_request(case, n) for n in _some(numbers)]
+                    )
             _wait_for_threads(server.pid, "S")
 
         yield ask

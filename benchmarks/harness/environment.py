@@ -54,9 +54,17 @@ def check_platform() -> None:
         )
 
 
+_programs = [BIN]
+
+
+def use(folder: Path) -> None:
+    """Take programs from another folder than the environment's own: where tests run, say."""
+    _programs[0] = folder
+
+
 def program(name: str) -> Path | None:
     """Return where a program is: the environment's own, or else the system's."""
-    folders = [BIN, DEBIAN / "usr/sbin", DEBIAN / "usr/bin", *map(Path, os.get_exec_path())]
+    folders = [*_programs, DEBIAN / "usr/sbin", DEBIAN / "usr/bin", *map(Path, os.get_exec_path())]
     folders += [Path("/usr/sbin")]  # it holds nginx, and users seldom have it in their path
     return next((folder / name for folder in folders if (folder / name).is_file()), None)
 

@@ -1,7 +1,8 @@
 """Brings the benchmarks' environment to what is measured: peers, tools, and Penstock itself.
 
-Everything goes into a folder of .bench/ for each version of Python: packages of Python with pip, those of Debian unpacked there without
-installing them. A peer that cannot be had is left out, with a line that says why.
+Everything goes into a folder of .bench/ for each version of Python: packages of Python with pip,
+those of Debian unpacked there without installing them. A peer that cannot be had is left out,
+with a line that says why.
 """
 
 from __future__ import annotations
@@ -44,9 +45,7 @@ FILE_BYTES = 100 << 20
 TLS_LOAD = "tls_load"
 
 
-def prepare(
-    peers: list[str], *, tls: bool = False, programs: Sequence[str] = ()
-) -> dict[str, str]:
+def prepare(peers: list[str], *, tls: bool = False, programs: Sequence[str] = ()) -> dict[str, str]:
     """Install everything; return, by the peer's name, why one cannot be measured.
 
     With ``tls`` that is also what makes load over TLS, by the name of `TLS_LOAD`, and the same for
@@ -75,7 +74,7 @@ def prepare(
     if tls and (why := _certificate() or _build_tls_load()):
         reasons[TLS_LOAD] = why
     _take_snapshot()
-    _make_files()
+    make_files()
     for peer, why in reasons.items():
         print(f"{peer} is not measured: {why}", file=sys.stderr)
     return reasons
@@ -213,9 +212,10 @@ def _certificate() -> str:
     return ""
 
 
-def _make_files() -> None:
+def make_files() -> None:
+    """Make the files that are served, where they are not there."""
     path = environment.SERVED_FILE
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     (path.parent / "10-kib.css").write_bytes(b"x" * (10 << 10))
     (path.parent / "1-mib.bin").write_bytes(b"x" * (1 << 20))
     if not path.exists() or path.stat().st_size != FILE_BYTES:

@@ -72,7 +72,8 @@ class Proxy(Enum):
 
     @property
     def program(self) -> str:
-        return self.value[0]
+        program: str = self.value[0]
+        return program
 
     def command(self, folder: Path, host: str, port: int, front: int) -> list[str]:
         """Write the configuration into a folder; return the arguments behind the program.

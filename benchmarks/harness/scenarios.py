@@ -8,7 +8,7 @@ from enum import Enum
 
 from harness.conformance import Need
 from harness.proxies import Proxy
-from harness.servers import PEERS, PLAIN, Candidate, Kind, Setup
+from harness.servers import PEERS, PLAIN, Candidate, Setup
 
 GREETING_BYTES = 14
 FLASK_PAGE_BYTES = 19_983
@@ -147,19 +147,15 @@ class Scenario:
         return replace(self, setup=setup, load=load, background=None, idle=0, slow_readers=0)
 
 
-def servers(*threads: int, among: Collection[str] = ()) -> tuple[Candidate, ...]:
+def servers(*threads: int, among: Collection[str]) -> tuple[Candidate, ...]:
     """Return a candidate for each server and number of threads; with 1 where it has no more.
 
-    Without ``among``, those of all WSGI servers that are not measured in a few scenarios alone.
+    ``among`` are the names of the servers.
     """
-    usual = [
-        peer for peer in PEERS.values() if peer.kind is not Kind.REFERENCE and peer.everywhere
-    ]
-    chosen = [PEERS[name] for name in among] if among else usual
     return tuple(
-        Candidate(peer.name, number)
-        for peer in chosen
-        for number in (threads if peer.threaded else (1,))
+        Candidate(name, number)
+        for name in among
+        for number in (threads if PEERS[name].threaded else (1,))
     )
 
 
@@ -215,7 +211,7 @@ def _proxied(proxy: Proxy) -> Scenario:
         name=f"through-{proxy.program}",
         title=f"Flask through {proxy.program}",
         about=f"{proxy.program} on the load's core, with keep-alive on both sides; it adds who the "
-        "client is. With each server the same proxy is in the way: the processor time is the server's.",
+        "client is. Each server has the same proxy before it; the processor time is the server's.",
         candidates=servers(1, among=FAST),
         load=Load("/hello", 64),
         setup=replace(FLASK, proxy=proxy),
@@ -267,8 +263,8 @@ SCENARIOS = (
     Scenario(
         name="varied",
         title="Hello world, with fields that change",
-        about="Cookie, Referer and X-Forwarded-For differ from request to request, as a site behind "
-        "a proxy sees it: what a server remembers of a connection's fields does not help.",
+        about="Cookie, Referer and X-Forwarded-For differ from request to request, as a site "
+        "behind a proxy sees it: what a server remembers of a connection's fields does not help.",
         candidates=(*servers(1, among=FAST), PYTHON),
         load=Load("/hello", 64, script="varied.lua"),
         targets=(better(1.2),),
@@ -278,7 +274,12 @@ SCENARIOS = (
         title="Hello world",
         about="64 keep-alive connections, and an application that returns a short text with its "
         "Content-Length: what the server itself costs.",
-        candidates=(*servers(1, DEFAULT_THREADS), GUNICORN, NGINX, FLOOR),
+        candidates=(
+            *servers(1, DEFAULT_THREADS, among=(*FAST, "penstock-python")),
+            *servers(DEFAULT_THREADS, among=("uwsgi", "gunicorn", "gunicorn-python", "waitress")),
+            NGINX,
+            FLOOR,
+        ),
         load=HELLO,
         targets=(
             better(1.15),
@@ -294,8 +295,8 @@ SCENARIOS = (
     Scenario(
         name="supervised",
         title="Hello world, supervised",
-        about="What the supervisor and the deadlines of requests cost: Penstock as it is, and alone "
-        "(`--no-supervisor --timeout 0`).",
+        about="What the supervisor and the deadlines of requests cost: Penstock as it is, and "
+        "alone (`--no-supervisor --timeout 0`).",
         candidates=servers(1, DEFAULT_THREADS, among=("penstock", UNSUPERVISED)),
         load=HELLO,
         targets=tuple(
@@ -381,7 +382,6 @@ SCENARIOS = (
         candidates=servers(1, among=FAST),
         load=Load("/file", 4, bulk=True, answered=100 * MIB),
         needs=CLOSED,
-        least_seconds=2,
         targets=(better(1.0),),
     ),
     Scenario(
@@ -401,7 +401,6 @@ SCENARIOS = (
         candidates=(*SENDING_FILES, NGINX),
         load=Load("/files/100-mib.bin", 4, bulk=True, answered=100 * MIB),
         setup=Setup(files=True),
-        least_seconds=2,
         targets=(better(1.0), against(NGINX, 0.9)),
         page=FILES_PAGE,
     ),

@@ -324,7 +324,9 @@ class Running:
     def url(self, path: str) -> str:
         return f"{'https' if self.tls else 'http'}://{HOST}:{self.port}{path}"
 
-    def wait_until_ready(self, seconds: float = READY_SECONDS) -> None:
+    def wait_until_ready(
+        self, seconds: float = READY_SECONDS, poll_seconds: float = POLL_SECONDS
+    ) -> None:
         """Return when the server answers. Raises `EnvironmentProblem` where it does not."""
         deadline = time.monotonic() + seconds
         while not self._answers():
@@ -333,7 +335,7 @@ class Running:
                 raise environment.EnvironmentProblem(
                     f"{self.candidate} gives no good answer:\n{self._log()}"
                 )
-            time.sleep(POLL_SECONDS)
+            time.sleep(poll_seconds)
 
     def check(self) -> None:
         """Raise `EnvironmentProblem` where the server has ended."""
@@ -394,6 +396,7 @@ def running(
     source: Path = environment.SNAPSHOT,
     tool: Sequence[str] = (),
     ready_seconds: float = READY_SECONDS,
+    poll_seconds: float = POLL_SECONDS,
 ) -> Iterator[Running]:
     """Run a server, pinned to its core, for as long as the block lasts.
 
@@ -413,7 +416,7 @@ def running(
     processes = [_start(command, environment.cores()[0], folder, source)]
     server = Running(candidate, processes[0], port, folder, setup.tls)
     try:
-        server.wait_until_ready(ready_seconds)
+        server.wait_until_ready(ready_seconds, poll_seconds)
         if setup.proxy is not None:
             front = free_port()
             command = [_path(setup.proxy.program), *setup.proxy.command(folder, HOST, port, front)]

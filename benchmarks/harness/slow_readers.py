@@ -21,8 +21,8 @@ CONNECT_SECONDS = 10.0
 def slow_readers(port: int, count: int) -> Iterator[None]:
     """Hold ``count`` slow readers of the server at a port for as long as the block lasts.
 
-    Raises `EnvironmentProblem` where the server does not take them. One that has its whole response,
-    or that the server has cut off, is replaced.
+    Raises `EnvironmentProblem` where the server does not take them. One that has its whole
+    response, or that the server has cut off, is replaced.
     """
     readers = [_opened(port) for _ in range(count)]
     stop = threading.Event()

@@ -44,16 +44,12 @@ class Verdict:
         return shown <= self.bound if self.at_most else shown >= self.bound
 
 
-def verdicts(
-    scenario: Scenario, samples: Samples, aside: Collection[str] = ()
-) -> list[Verdict]:
+def verdicts(scenario: Scenario, samples: Samples, aside: Collection[str] = ()) -> list[Verdict]:
     """Return one for each target of the scenario whose candidate was to be measured.
 
     ``aside`` are the peers that fail in what the scenario needs: none of them is the best.
     """
-    lawful = {
-        candidate: runs for candidate, runs in samples.items() if candidate.peer not in aside
-    }
+    lawful = {candidate: runs for candidate, runs in samples.items() if candidate.peer not in aside}
     return [
         _verdict(scenario, lawful, samples, target)
         for target in scenario.targets
