@@ -41,7 +41,7 @@ def slow_readers(port: int, count: int) -> Iterator[None]:
 
 def _opened(port: int) -> socket.socket:
     reader = socket.socket()
-    # Before it connects: the window that the server is told of depends on it.
+    # Before it connects: the window that it offers to the server depends on that.
     reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
     reader.settimeout(CONNECT_SECONDS)
     try:
