@@ -53,6 +53,8 @@ class Sample:
     load_share: float | None = None
     """The share of its core that made the load: near 1.0, the load was the limit."""
     p999_ms: float | None = None
+    peak_mib: float | None = None
+    """MiB that the server's processes had resident at most since they were started."""
 
 
 def apply(
@@ -82,6 +84,7 @@ def apply(
         disturbance=_disturbance(before, after),
         load_share=(after.load - before.load) / (after.wall - before.wall),
         p999_ms=measured.p999_ms,
+        peak_mib=processes.peak_kib(server.pid) / 1024,
     )
 
 

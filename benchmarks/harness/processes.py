@@ -59,6 +59,11 @@ def own_resident_kib(pid: int) -> int:
     return _field(_read(PROC / str(pid) / "smaps_rollup"), "Rss:")
 
 
+def peak_kib(pid: int) -> int:
+    """Return the most resident memory that each process of the tree has had, together, in KiB."""
+    return sum(_field(_read(PROC / str(member) / "status"), "VmHWM:") for member in tree(pid))
+
+
 def thread_count(pid: int) -> int:
     """Return how many threads the tree has."""
     return sum(_field(_read(PROC / str(member) / "status"), "Threads:") for member in tree(pid))

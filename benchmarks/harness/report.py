@@ -192,6 +192,8 @@ def _columns(scenario: Scenario, samples: Samples) -> dict[str, Callable[[Candid
         columns["x without"] = cell(lambda run: run.alone and run.rate / run.alone, 2)
     if scenario.idle:
         columns["KiB/idle"] = cell(lambda run: run.idle_kib, 2)
+    if scenario.load.posted:
+        columns["peak MiB"] = cell(lambda run: run.peak_mib, 0)
     columns["load core"] = lambda candidate: _share_shown(samples[candidate])
     columns["errors"] = lambda candidate: _errors(samples[candidate])
     return columns

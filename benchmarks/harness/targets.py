@@ -96,12 +96,14 @@ def value(
             return median(runs, lambda run: run.p50_ms and run.p99_ms / run.p50_ms)
         case Measure.IDLE_KIB:
             return median(runs, lambda run: run.idle_kib)
+        case Measure.PEAK_MIB:
+            return max((run.peak_mib for run in runs if run and run.peak_mib), default=None)
 
 
 def _other(lawful: Samples, target: Target) -> Candidate | None:
     match target.measure:
         case Measure.BEST_PEER:
-            return best_peer(lawful, target.threads)
+            return best_peer(lawful, target.candidate)
         case Measure.P999_BY_PEER:
             tails = {
                 peer: tail
@@ -132,11 +134,15 @@ def _by_cpu(lawful: Samples, target: Target, other: Candidate | None) -> float |
     return min((cost for cost in costs if cost), default=None)
 
 
-def best_peer(samples: Samples, threads: int) -> Candidate | None:
-    """Return the fastest peer with ``threads`` threads, or with one where it has no more."""
+def best_peer(samples: Samples, ours: Candidate) -> Candidate | None:
+    """Return the fastest peer, by the ratios to ours.
+
+    Those with as many threads as ours are looked at, or with one where a peer has no more.
+    """
     rates = {
-        candidate: median(samples[candidate], _rate) or 0.0
-        for candidate in sound_peers(samples, threads)
+        peer: found
+        for peer in sound_peers(samples, ours.threads)
+        if (found := ratio(samples, peer, ours))
     }
     return max(rates, key=rates.__getitem__, default=None)
 

@@ -37,24 +37,28 @@ def test_there_is_no_ratio_to_what_was_not_measured_or_answered_nothing() -> Non
     assert targets.ratio({OURS: [sample(400)], BJOERN: [sample(0)]}, OURS, BJOERN) is None
 
 
-def test_the_best_peer_is_the_one_with_the_highest_median() -> None:
+def test_the_best_peer_is_the_one_with_the_highest_ratio_to_ours() -> None:
+    # While the machine was slow all were, and GRANIAN had no turn then.
     samples = {
-        OURS: [sample(900)] * 3,
-        BJOERN: [sample(rate) for rate in (100, 110, 500)],
-        GRANIAN: [sample(rate) for rate in (120, 120, 130)],
+        OURS: [sample(rate) for rate in (900, 900, 90)],
+        BJOERN: [sample(rate) for rate in (810, 810, 81)],
+        GRANIAN: [sample(800), sample(800), None],
         NGINX: [sample(1000)] * 3,
     }
-    assert targets.best_peer(samples, 1) == GRANIAN
+    assert targets.best_peer(samples, OURS) == BJOERN
 
 
 def test_peers_without_threads_are_compared_with_whatever_the_threads() -> None:
+    eight = Candidate("penstock", 8)
     samples = {
+        OURS: [sample(900)],
+        eight: [sample(900)],
         BJOERN: [sample(500)],
         Candidate("granian", 8): [sample(300)],
         GRANIAN: [sample(900)],
     }
-    assert targets.best_peer(samples, 8) == BJOERN
-    assert targets.best_peer(samples, 1) == GRANIAN
+    assert targets.best_peer(samples, eight) == BJOERN
+    assert targets.best_peer(samples, OURS) == GRANIAN
 
 
 def test_a_row_is_compared_with_ours_of_as_many_threads_or_else_with_the_first() -> None:
@@ -67,13 +71,18 @@ def test_a_row_is_compared_with_ours_of_as_many_threads_or_else_with_the_first()
 
 
 def test_a_peer_that_fails_requests_is_not_the_best() -> None:
-    samples = {BJOERN: [sample(900, errors=2)], GRANIAN: [sample(300, errors=1)]}
-    assert targets.best_peer(samples, 1) == GRANIAN
-    assert targets.best_peer({BJOERN: [sample(900, errors=2)]}, 1) is None
+    samples = {
+        OURS: [sample(500)],
+        BJOERN: [sample(900, errors=2)],
+        GRANIAN: [sample(300, errors=1)],
+    }
+    assert targets.best_peer(samples, OURS) == GRANIAN
+    del samples[GRANIAN]
+    assert targets.best_peer(samples, OURS) is None
 
 
 def test_a_peer_that_was_never_measured_is_not_the_best() -> None:
-    assert targets.best_peer({BJOERN: [None, None]}, 1) is None
+    assert targets.best_peer({OURS: [sample(1)], BJOERN: [None, None]}, OURS) is None
 
 
 @pytest.mark.parametrize(
@@ -89,11 +98,12 @@ def test_a_peer_that_was_never_measured_is_not_the_best() -> None:
         (Target(Measure.P99_BY_P50, 1.0), 2.0),
         (Target(Measure.P999_BY_PEER, 1.0), 1.5),
         (Target(Measure.IDLE_KIB, 1.0), 0.7),
+        (Target(Measure.PEAK_MIB, 1.0), 40.0),
     ],
 )
 def test_each_measure_compares_with_what_it_says(target: Target, expected: float) -> None:
     samples = {
-        OURS: [replace(sample(100), alone=125.0, idle_kib=0.7, p999_ms=9.0)],
+        OURS: [replace(sample(100), alone=125.0, idle_kib=0.7, p999_ms=9.0, peak_mib=40.0)],
         BJOERN: [replace(sample(50), p999_ms=8.0)],
         Candidate("waitress", 1): [replace(sample(10), p999_ms=6.0)],
         NGINX: [sample(100)],
