@@ -11,8 +11,8 @@ from harness.proxies import Proxy
 from harness.servers import PEERS, PLAIN, Candidate, Setup
 
 GREETING_BYTES = 14
-FLASK_PAGE_BYTES = 19_983
-DJANGO_PAGE_BYTES = 19_984
+FLASK_PAGE_BYTES = 19_600
+DJANGO_PAGE_BYTES = 19_601
 JSON_BYTES = 2_029
 MOST_BODY_MEMORY_MIB = 512
 """What --max-body-memory is at most where nothing is set."""

@@ -39,7 +39,7 @@ def test_there_is_no_ratio_to_what_was_not_measured_or_answered_nothing() -> Non
 
 def test_the_best_peer_is_the_one_with_the_highest_ratio_to_ours() -> None:
     # While the machine was slow all were, and GRANIAN had no turn then.
-    samples = {
+    samples: targets.Samples = {
         OURS: [sample(rate) for rate in (900, 900, 90)],
         BJOERN: [sample(rate) for rate in (810, 810, 81)],
         GRANIAN: [sample(800), sample(800), None],
