@@ -21,14 +21,23 @@ PAGE = FOLDER / INDEX_PAGE
 class Findings:
     """Results in the order of the report."""
 
-    def __init__(self, results: Results, scenarios: tuple[Scenario, ...]) -> None:
+    def __init__(
+        self,
+        results: Results,
+        scenarios: tuple[Scenario, ...],
+        elsewhere: tuple[Scenario, ...] = (),
+    ) -> None:
+        """``elsewhere`` are scenarios that another page shows; their targets are here, too."""
         self.results = results
         self.scenarios = scenarios
+        self.elsewhere = elsewhere
         self.rounds: int = results.about["rounds"]
 
     def of_page(self, page: str) -> Findings:
         """Return what a page shows."""
-        return Findings(self.results, tuple(each for each in self.scenarios if each.page == page))
+        shown = tuple(each for each in self.scenarios if each.page == page)
+        others = tuple(each for each in self.scenarios if each.page != page)
+        return Findings(self.results, shown, others if page == INDEX_PAGE else ())
 
     @property
     def page(self) -> str:
@@ -74,7 +83,7 @@ class Findings:
         """Return all targets of what was measured."""
         found = [
             verdict
-            for scenario in self.scenarios
+            for scenario in (*self.scenarios, *self.elsewhere)
             for verdict in verdicts(scenario, self.samples(scenario), self.aside(scenario))
         ]
         if self.page == INDEX_PAGE:

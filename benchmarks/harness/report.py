@@ -58,6 +58,9 @@ def targets_table(verdicts: Iterable[Verdict]) -> list[Row]:
         measured = "not measured"
         if verdict.value is not None:
             measured = f"{verdict.value:,.{verdict.digits}f}"
+        if verdict.quartiles:
+            low, high = verdict.quartiles
+            measured += f" ({low:.2f} to {high:.2f})"
         row = [verdict.scenario, verdict.server, verdict.what, verdict.compared_with]
         row += [f"{relation} {verdict.bound:,g}", measured, "yes" if verdict.met else "**no**"]
         rows.append([*row, "" if verdict.by_cpu is None else f"{verdict.by_cpu:.2f}"])

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from harness.load import Sample
 from harness.scenarios import Measure, Scenario, Target
 from harness.servers import PEERS, Candidate, Kind
+from harness.turns import quartiles
 
 Samples = Mapping[Candidate, Sequence[Sample | None]]
 """What was measured, one for each round; None where that failed."""
@@ -30,6 +31,8 @@ class Verdict:
     value: float | None
     """None where it was not measured."""
     digits: int = 2
+    quartiles: tuple[float, float] | None = None
+    """Of the ratios that the value is the median of."""
     compared_with: str = ""
     """The best peer, where one was looked for."""
     by_cpu: float | None = None
@@ -67,6 +70,7 @@ def _verdict(scenario: Scenario, lawful: Samples, samples: Samples, target: Targ
         bound=target.bound,
         at_most=target.measure.at_most,
         value=value(scenario, samples, target, other),
+        quartiles=_quartiles(samples, target, other),
         compared_with=str(other) if other and is_searched else "",
         by_cpu=_by_cpu(lawful, target, other),
     )
@@ -98,6 +102,16 @@ def value(
             return median(runs, lambda run: run.idle_kib)
         case Measure.PEAK_MIB:
             return max((run.peak_mib for run in runs if run and run.peak_mib), default=None)
+
+
+def _quartiles(
+    samples: Samples, target: Target, other: Candidate | None
+) -> tuple[float, float] | None:
+    if other is None:
+        return None
+    figure = _p999 if target.measure is Measure.P999_BY_PEER else _rate
+    found = ratios(samples, target.candidate, other, figure)
+    return quartiles(found) if len(found) > 1 else None
 
 
 def _other(lawful: Samples, target: Target) -> Candidate | None:

@@ -109,6 +109,15 @@ def test_a_page_is_complete_once_all_that_it_shows_was_asked_for(tmp_path: Path)
     assert page.Findings(found, SCENARIOS).complete_pages() == []
 
 
+def test_the_first_page_has_the_targets_of_the_others_too(tmp_path: Path) -> None:
+    over_tls = tuple(each for each in SCENARIOS if each.page == TLS_PAGE)
+    found = results.begin(tmp_path / "results", ABOUT)
+    shown = page.Findings(found, (*HELLO, *over_tls)).of_page(INDEX_PAGE)
+    text = shown.text(with_pictures=False)
+    assert "| Hello world over TLS" in text
+    assert "### Hello world over TLS" not in text
+
+
 def test_each_page_of_a_scenario_has_room_for_its_figures() -> None:
     for name in {scenario.page for scenario in SCENARIOS}:
         text = (page.FOLDER / name).read_text("utf-8")

@@ -101,11 +101,13 @@ def test_a_target_that_is_missed_stands_out() -> None:
     missed = Verdict("hello", "penstock", "p99", 2.5, at_most=True, value=3.0, by_cpu=1.25)
     reached = Verdict("hello", "penstock", "rate", 0.9, at_most=False, value=0.95)
     unknown = Verdict("hello", "penstock", "rate", 0.9, at_most=False, value=None)
-    _, *rows = report.targets_table([missed, reached, unknown])
+    spread = replace(reached, quartiles=(0.9, 1.0))
+    _, *rows = report.targets_table([missed, reached, unknown, spread])
     assert [row[-4:] for row in rows] == [
         ["at most 2.5", "3.00", "**no**", "1.25"],
         ["at least 0.9", "0.95", "yes", ""],
         ["at least 0.9", "not measured", "**no**", ""],
+        ["at least 0.9", "0.95 (0.90 to 1.00)", "yes", ""],
     ]
 
 
