@@ -46,7 +46,7 @@ INSTRUCTIONS: Mapping[tuple[str, str], Bound] = {
     ("native", "hello"): Bound(22_470, 22_570),
     ("native", "varied"): Bound(41_218, 44_100),
     ("native", "generator"): Bound(46_720, 47_400),
-    ("native", "a connection each"): Bound(27_963, 31_700),
+    ("native", "a connection each"): Bound(27_963, 32_000),
     ("native", "Flask"): Bound(357_836, 360_000),
     ("native", SHARE): Bound(41_015, 41_000),
     ("native", "hello over TLS"): Bound(None, 31_500),

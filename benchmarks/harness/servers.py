@@ -59,6 +59,8 @@ class Peer:
     """What installs it, as requirements/bench.txt pins it; the first one's version counts."""
     module: str = ""
     """What has to be importable: a wheel can be installed and yet not load."""
+    strips: str = ""
+    """Files of site-packages, as a pattern, with debug information that valgrind cannot read."""
     kind: Kind = Kind.PEER
     threaded: bool = True
     """Whether it can call the application in more than one thread."""
@@ -221,6 +223,8 @@ PEERS = {
             "peregrine",
             _PEREGRINE,
             ("peregrine-server",),
+            "peregrine",
+            strips="peregrine/_native*.so",
             files="--static-dir /files={directory}",
             tls="--tls-cert {certificate} --tls-key {key}",
             workers="--workers {workers}",
