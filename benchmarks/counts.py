@@ -28,7 +28,7 @@ OTHER_PYTHONS = 1.0 if sys.version_info[:2] == (3, 11) else 1.1
 """How much more the bounds on instructions allow with another CPython than 3.11, which they were
 measured with: 3.12 and 3.13 take 6 % more with the native transport."""
 CHANGE = 0.01
-"""What is marked, in either direction. A count repeats itself to 0.3 %."""
+"""What is marked, in either direction. A count repeats itself to 0.5 %."""
 
 
 @dataclass(frozen=True)

@@ -288,9 +288,11 @@ SCENARIOS = (
         targets=(
             better(1.15),
             better(1.15, DEFAULT_THREADS),
-            against(Candidate("freastal", 1), 1.0),
-            against(NGINX, 0.9),
-            against(FLOOR, 0.75),
+            *(
+                against(other, bound, threads)
+                for threads in (1, DEFAULT_THREADS)
+                for other, bound in ((Candidate("freastal", 1), 1.0), (NGINX, 0.9), (FLOOR, 0.75))
+            ),
             Target(Measure.ONE_THREAD, 0.9, DEFAULT_THREADS),
             against(WAITRESS, 3.5, DEFAULT_THREADS, "penstock-python"),
             against(GUNICORN, 7.0, DEFAULT_THREADS, "penstock-python"),
