@@ -28,7 +28,8 @@ OTHER_PYTHONS = 1.0 if sys.version_info[:2] == (3, 11) else 1.1
 """How much more the bounds on instructions allow with another CPython than 3.11, which they were
 measured with: 3.12 and 3.13 take 6 % more with the native transport."""
 CHANGE = 0.01
-"""What is marked, in either direction. A count repeats itself to 0.5 %."""
+"""What is marked, in either direction. A count repeats itself to 0.5 %, and that of a
+generator with the Python transport to 3 %."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ INSTRUCTIONS: Mapping[tuple[str, str], Bound] = {
     ("native", "generator"): Bound(46_720, 47_400),
     ("native", "a connection each"): Bound(27_963, 32_000),
     ("native", "Flask"): Bound(357_836, 360_000),
-    ("native", SHARE): Bound(41_015, 41_000),
+    ("native", SHARE): Bound(41_015, 38_500),
     ("native", "hello over TLS"): Bound(None, 31_500),
     ("native", "hello beside --static"): Bound(None, 24_700),
     ("native", "a file of 10 KiB (--static)"): Bound(None, 47_600),
