@@ -6,6 +6,7 @@ applications are beside it.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import time
@@ -28,6 +29,10 @@ CHUNKS = 100
 GREETING = b"Hello, world!\n"
 GREETING_HEADERS = [("Content-Type", "text/plain"), ("Content-Length", str(len(GREETING)))]
 UNMEASURED_HEADERS = [("Content-Type", "text/plain")]
+ARTICLES = [
+    {"id": number, "name": f"Article {number}", "price": number * 3.25, "tags": ["a", "b", "c"]}
+    for number in range(1, 28)
+]
 BODIES = {size: b"x" * size for size in (1 << 10, 10 << 10, 1 << 20)}
 
 
@@ -77,6 +82,14 @@ def bytes_10_kib(environ: WSGIEnvironment, start_response: StartResponse) -> Ite
     return _body(10 << 10, start_response)
 
 
+def listing(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    """Return what a JSON API does: some objects, some 2 KiB, encoded for each request."""
+    body = json.dumps({"articles": ARTICLES, "next": "/json?page=2"}).encode()
+    length = str(len(body))
+    start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", length)])
+    return [body]
+
+
 def bytes_1_mib(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
     return _body(1 << 20, start_response)
 
@@ -111,6 +124,7 @@ VIEWS: dict[str, WSGIApplication] = {
     "/bytes-10-kib": bytes_10_kib,
     "/bytes-1-mib": bytes_1_mib,
     "/file": file,
+    "/json": listing,
     "/take": take,
     "/block-10-ms": block_10_ms,
     "/block-20-ms": block_20_ms,

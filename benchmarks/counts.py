@@ -1,9 +1,8 @@
 """Count what a request costs in instructions and system calls: `make counts`.
 
-Neither depends on how busy the machine is, so that a check can hold them to a bound. Each is the
-difference of two runs of the same server, a short one and a long one, so that start and stop
-cancel out. 64 keep-alive connections send a request each while the server is stopped, so that it
-finds all of them together, however the system schedules: as under load, the poll is shared by many.
+Both transports are counted at once, each on a core of its own, with callgrind and strace (see
+harness/counting.py). The counts do not depend on how busy the machine is, so that a check can hold
+them to bounds. Beside each stands that of the last release; a change of more than 1 % is marked.
 
 The status is 1 where a bound is exceeded, and 0 where it is not or where something is missing that
 counting needs; what, is printed.
@@ -13,226 +12,194 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import math
-import os
 import platform
-import shutil
-import signal
-import socket
-import ssl
-import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import browser, certificate, environment, page, report
+from harness import certificate, counting, environment, installing, page, report
+from harness.counting import Case, Count
+from harness.servers import Candidate
 
-ROOT = Path(__file__).resolve().parent.parent
-HOST = "127.0.0.1"
-START_SECONDS = 120.0
-"""valgrind takes some ten seconds for what Python does at its start; a busy machine longer."""
-ANSWER_SECONDS = 60.0
-STOP_SECONDS = 60.0
-POLL_SECONDS = 0.1
-STATE_SECONDS = 0.001
-
-TRANSPORTS = ("native", "python")
-CONNECTIONS = 64
-SHORT, LONG = 20, 220
-"""How often each connection asks in the two runs. Caches are filled the first few times."""
-
-RELEASED_INSTRUCTIONS = {"native": 22_347, "python": 122_600}
-"""What 0.1.0 takes with CPython 3.11, by transport."""
-MOST_INSTRUCTIONS = {"native": 24_500}
-if sys.version_info[:2] == (3, 11):
-    MOST_INSTRUCTIONS = {
-        "native": int(1.01 * RELEASED_INSTRUCTIONS["native"]),
-        "python": int(1.06 * RELEASED_INSTRUCTIONS["python"]),
-    }
-"""Speed is held to one percent of 0.1.0 where that was measured. The Python transport has five more
-for the metrics of each request: 128,201 on 2026-11-30, of which a part is counted because the tools
-make each request last longer than the first bucket of a histogram. CPython 3.12 and 3.13 take 6 %
-more with the native transport. A count repeats itself to 0.1 %."""
+TRANSPORTS = {"native": "penstock", "python": "penstock-python"}
 OTHER_PYTHONS = 1.0 if sys.version_info[:2] == (3, 11) else 1.1
-"""How much more the other bounds allow with another CPython than 3.11."""
-LEAST = 2.0
-"""Of either: there have to be a read and a write."""
-MOST_SYSTEM_CALLS = 2.11
-"""A read and a write, and a share of what the requests of a batch have in common: 2.09 in 0.1.0."""
-
-
-FILE = "10-kib.css"
-
-
-@dataclass(frozen=True, eq=False)
-class Case:
-    """A kind of request. Bounds are by transport; without one, a count is shown alone."""
-
-    what: str
-    path: str
-    size: int
-    """Bytes of the response's body."""
-    instructions: Mapping[str, float]
-    system_calls: Mapping[str, float]
-    tls: bool = False
-    files: bool = False
-    """Whether the server has --static."""
-
-
-CASES = (
-    Case(
-        "hello",
-        "/hello",
-        14,
-        MOST_INSTRUCTIONS,
-        {"native": MOST_SYSTEM_CALLS},
-    ),
-    Case(
-        "hello over TLS",
-        "/hello",
-        14,
-        # 31,100 on 2026-11-30. With Python between 176,000 and 305,000: its loop looks at the
-        # deadlines at intervals, so that the time that passes counts, too. No bound holds that.
-        {"native": 31_500 * OTHER_PYTHONS},
-        {"native": MOST_SYSTEM_CALLS},
-        tls=True,
-    ),
-    # 24,458 and 46,996 on 2026-11-30: the path is compared with one prefix, and the file's status
-    # with what is in memory.
-    Case(
-        "hello beside --static",
-        "/hello",
-        14,
-        {"native": 24_900 * OTHER_PYTHONS},
-        {"native": MOST_SYSTEM_CALLS},
-        files=True,
-    ),
-    Case(
-        "a file of 10 KiB (--static)",
-        f"/files/{FILE}",
-        10 << 10,
-        {"native": 47_800 * OTHER_PYTHONS},
-        {"native": MOST_SYSTEM_CALLS + 1},
-        files=True,
-    ),
-)
-
-
-PROGRAM = """
-import sys
-from penstock.cli.command import main
-from penstock.transport.config import TransportConfig
-from penstock.worker import deadlines
-
-deadlines.LONGEST_LOOK_SECONDS = 3600.0
-TransportConfig.__init__.__kwdefaults__.update(slow_call_seconds=60.0, few_events_turn_seconds=60.0)
-sys.exit(main())
-"""
-"""What is counted: the command. The tools make the server fifty times as slow, and it may not act
-on that: it keeps account of slow calls, and shares turns that last long. Nor is what a worker does
-once a second, however many requests it has, to be counted fifty times as often."""
-
-
-class CountingFailed(Exception):
-    """The server or the tool did not do what is needed; the text says what."""
+"""How much more the bounds on instructions allow with another CPython than 3.11, which they were
+measured with: 3.12 and 3.13 take 6 % more with the native transport."""
+CHANGE = 0.01
+"""What is marked, in either direction. A count repeats itself to 0.5 %, and that of a
+generator with the Python transport to 3 %."""
 
 
 @dataclass(frozen=True)
-class Tool:
-    """A program that runs the server and counts."""
+class Bound:
+    """What the last release takes for a request, and what it may take at most."""
 
-    program: str
-    options: tuple[str, ...]
-    """{report} is filled in: the file that the count is read from."""
-    read: Callable[[str], int]
+    released: float | None = None
+    at_most: float | None = None
+
+
+SHARE = "Flask, the server's share"
+"""What Flask takes beyond a call of the application in a bare loop."""
+
+INSTRUCTIONS: Mapping[tuple[str, str], Bound] = {
+    ("native", "hello"): Bound(22_470, 22_570),
+    ("native", "varied"): Bound(41_218, 44_100),
+    ("native", "generator"): Bound(46_720, 47_400),
+    ("native", "a connection each"): Bound(27_963, 32_000),
+    ("native", "Flask"): Bound(357_836, 360_000),
+    ("native", SHARE): Bound(41_015, 38_500),
+    ("native", "hello over TLS"): Bound(None, 31_500),
+    ("native", "hello beside --static"): Bound(None, 24_700),
+    ("native", "a file of 10 KiB (--static)"): Bound(None, 47_600),
+    ("python", "hello"): Bound(121_354, 129_000),
+    ("python", "varied"): Bound(207_927, 227_500),
+    ("python", "generator"): Bound(138_816, 158_900),
+    ("python", "a connection each"): Bound(277_430, 334_000),
+    ("python", "Flask"): Bound(453_804, 468_000),
+}
+"""By transport and request, with CPython 3.11. 0.1.0 had neither TLS nor --static."""
+SYSTEM_CALLS: Mapping[tuple[str, str], Bound] = {
+    ("native", "hello"): Bound(2.09, 2.11),
+    ("native", "varied"): Bound(2.09, 2.11),
+    ("native", "generator"): Bound(3.10, 3.11),
+    ("native", "a connection each"): Bound(8.10, 8.15),
+    ("native", "Flask"): Bound(2.10, 2.11),
+    ("native", "hello over TLS"): Bound(None, 2.11),
+    ("native", "hello beside --static"): Bound(None, 2.11),
+    ("native", "a file of 10 KiB (--static)"): Bound(None, 3.11),
+    ("python", "hello"): Bound(2.06, 2.11),
+    ("python", "varied"): Bound(2.06, 2.11),
+    ("python", "generator"): Bound(3.06, 3.11),
+    ("python", "a connection each"): Bound(10.09, 10.20),
+    ("python", "Flask"): Bound(2.06, 2.11),
+}
+"""A read and a write, and a share of what the requests of a batch have in common."""
+
+USUAL = (counting.HELLO, counting.VARIED, counting.GENERATOR, counting.CLOSE, counting.FLASK)
+"""What is counted of both transports."""
+NATIVE_TOO = (counting.TLS, counting.BESIDE_FILES, counting.FILE)
+"""With the Python transport the time that passes counts over TLS: its loop looks at the deadlines
+at intervals."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the table."""
+
+    transport: str
+    case: str
     what: str
-    bounds: Callable[[Case], Mapping[str, float]]
+    counted: float
+    bound: Bound
     digits: int
 
+    @property
+    def change(self) -> float | None:
+        """Return by which share more was counted than of the last release."""
+        return self.counted / self.bound.released - 1 if self.bound.released else None
 
-def instructions(report: str) -> int:
-    """Return the total from what callgrind wrote. Raises `CountingFailed` where there is none."""
-    for line in report.splitlines():
-        if line.startswith(("totals:", "summary:")):
-            return int(line.split()[1])
-    raise CountingFailed("valgrind reports no total")
+    @property
+    def is_changed(self) -> bool:
+        return self.change is not None and abs(self.change) > CHANGE
+
+    @property
+    def at_most(self) -> float | None:
+        """Return the bound that holds with this Python."""
+        most = self.bound.at_most
+        return most * OTHER_PYTHONS if most and self.digits == 0 else most
+
+    @property
+    def is_exceeded(self) -> bool:
+        return self.at_most is not None and self.counted > self.at_most
+
+    def row(self) -> list[str]:
+        """Return the cells of a table."""
+        change = "" if self.change is None else f"{self.change:+.1%}"
+        if self.is_changed:
+            change = f"**{change}**"
+        most = self._shown(self.at_most)
+        return [
+            self.transport,
+            self.case,
+            self.what,
+            self._shown(self.counted),
+            self._shown(self.bound.released),
+            change,
+            f"{most} (exceeded)" if self.is_exceeded else most,
+        ]
+
+    def _shown(self, number: float | None) -> str:
+        return "" if number is None else f"{number:,.{self.digits}f}"
 
 
-def system_calls(report: str) -> int:
-    """Return the total from the table of `strace -c`. Raises `CountingFailed` where there is none.
+HEADER = ["transport", "request", "what", "a request", "0.1.0", "change", "at most"]
 
-    The columns are: % time, seconds, usecs/call, calls, errors, syscall; errors may be empty.
+
+def lines(transport: str, counts: list[Count], alone: float | None) -> list[Line]:
+    """Return the lines of one transport.
+
+    ``alone`` is what Flask takes for a call without a server: the rest is the server's share.
     """
-    for line in report.splitlines():
-        if line.endswith(" total"):
-            return int(line.split()[3])
-    raise CountingFailed("strace reports no total")
-
-
-TOOLS = (
-    Tool(
-        "valgrind",
-        ("--tool=callgrind", "--callgrind-out-file={report}", "--log-file={report}.log"),
-        instructions,
-        "instructions",
-        lambda case: case.instructions,
-        0,
-    ),
-    Tool(
-        "strace",
-        ("-f", "-c", "-o", "{report}"),
-        system_calls,
-        "system calls",
-        lambda case: case.system_calls,
-        2,
-    ),
-)
+    found = []
+    for each in counts:
+        key = (transport, each.case)
+        if each.instructions is not None:
+            bound = INSTRUCTIONS.get(key, Bound())
+            found.append(
+                Line(transport, each.case, "instructions", each.instructions, bound, digits=0)
+            )
+            if alone is not None and each.case == counting.FLASK.name:
+                what = "instructions without the application's"
+                share = each.instructions - alone
+                bound = INSTRUCTIONS.get((transport, SHARE), Bound())
+                found.append(Line(transport, each.case, what, share, bound, digits=0))
+        if each.system_calls is not None:
+            bound = SYSTEM_CALLS.get(key, Bound())
+            found.append(
+                Line(transport, each.case, "system calls", each.system_calls, bound, digits=2)
+            )
+    return found
 
 
 def main() -> int:
     """Run the command; return its exit status."""
     arguments = _arguments()
     environment.end_as_interrupted()
-    exceeded = False
-    rows: list[report.Row] = [["transport", "request", "what", "a request", "at most"]]
-    for transport in TRANSPORTS if arguments.transport == "both" else (arguments.transport,):
-        if transport == "native" and importlib.util.find_spec("penstock._native") is None:
-            print("Skipped: the native module is not built. make native builds it.")
-            continue
-        try:
-            found = _counts(
-                transport, arguments.repeat, arguments.only or _usual(transport, arguments)
-            )
-        except (CountingFailed, environment.EnvironmentProblem) as problem:
-            print(problem, file=sys.stderr)
-            return 1
-        except KeyboardInterrupt:
-            print("Interrupted.", file=sys.stderr)
-            return 130
-        for (case, tool), counted in found.items():
-            bound = tool.bounds(case).get(transport, math.inf)
-            exceeded |= max(counted) > bound
-            shown = ", ".join(f"{count:,.{tool.digits}f}" for count in counted)
-            most = "" if bound == math.inf else f"{bound:,.{tool.digits}f}"
-            rows.append([transport, case.what, tool.what, shown, most])
-    text = f"{report.markdown(rows)}\n\nPython {platform.python_version()}, {platform.machine()}."
+    for tool in (missing := counting.missing_tools()):
+        print(f"Skipped: counting needs {tool}, which is not installed.")
+    if missing:
+        return 0
+    environment.use(Path(sys.executable).parent)
+    transports = [each for each in TRANSPORTS if arguments.transport in (each, "both")]
+    if importlib.util.find_spec("penstock._native") is None and "native" in transports:
+        print("Skipped: the native module is not built. make native builds it.")
+        transports.remove("native")
+    try:
+        _prepare()
+        found = _counted(transports, arguments)
+    except (*counting.FAULTS, KeyboardInterrupt) as problem:
+        print(problem or "Interrupted.", file=sys.stderr)
+        return 1
+    shown = report.markdown([HEADER, *(line.row() for line in found)])
+    text = f"{shown}\n\nPython {platform.python_version()}, {platform.machine()}."
     print(text)
+    if changed := [line for line in found if line.is_changed]:
+        print(f"{len(changed)} of {len(found)} counts differ from 0.1.0 by more than {CHANGE:.0%}.")
     if arguments.write:
         report.replace_figures(page.PAGE, text, report.COUNTS)
-    return 1 if exceeded else 0
+    return 1 if any(line.is_exceeded for line in found) else 0
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Count instructions and system calls a request.")
     add = parser.add_argument
     add("--transport", choices=(*TRANSPORTS, "both"), default="both")
-    names = [case.what for case in CASES]
+    names = [case.name for case in (*USUAL, *NATIVE_TOO)]
     add("--only", choices=names, action="append", metavar="REQUEST", help=f"of: {', '.join(names)}")
-    add("--repeat", type=int, default=1, help="to see whether it repeats itself")
+    source = "where Penstock is imported from; default: this checkout's src"
+    add("--source", type=Path, default=environment.ROOT / "src", help=source)
     add("--write", action="store_true", help="write all counts of both transports into the page")
     arguments = parser.parse_args()
     if arguments.write and (arguments.only or arguments.transport != "both"):
@@ -240,200 +207,45 @@ def _arguments() -> argparse.Namespace:
     return arguments
 
 
-def _usual(transport: str, arguments: argparse.Namespace) -> list[str]:
-    """Return what is counted unless a request is named: what has a bound, or all to write it."""
-    return [case.what for case in CASES if arguments.write or transport in case.instructions]
+def _prepare() -> None:
+    environment.VENV.mkdir(parents=True, exist_ok=True)
+    installing.make_files()
+    if not (environment.CERTIFICATE.exists() and environment.KEY.exists()):
+        certificate.make(environment.CERTIFICATE, environment.KEY)
 
 
-def _counts(transport: str, repeat: int, only: list[str]) -> dict[tuple[Case, Tool], list[float]]:
-    """Return what each tool counts for a request of each case; tools that are missing are named."""
-    found = {}
-    tools = []
-    for tool in TOOLS:
-        if shutil.which(tool.program) is None:
-            print(f"Skipped: {tool.what}, which {tool.program} counts: it is not installed.")
-        else:
-            tools.append(tool)
-    for case in CASES:
-        if case.what not in only:
-            continue
-        # The first run after a change compiles modules. A short run that did so would make the
-        # difference too small.
-        with tempfile.TemporaryDirectory() as folder:
-            _serve([], Asked(case, transport, 1), folder)
-        for tool in tools:
-            found[case, tool] = [_per_request(tool, case, transport) for _ in range(repeat)]
-    return found
+def _counted(transports: list[str], arguments: argparse.Namespace) -> list[Line]:
+    """Count the transports at once. Raises `CountingFailed` where something is not counted."""
+    cores = environment.cores()
+    with ThreadPoolExecutor(len(TRANSPORTS)) as pool:
+        asked = [
+            pool.submit(
+                _count,
+                transport,
+                cores[place % len(cores)],
+                _cases(transport, arguments.only),
+                arguments.source,
+            )
+            for place, transport in enumerate(transports)
+        ]
+        return [line for each in asked for line in each.result()]
 
 
-def _per_request(tool: Tool, case: Case, transport: str) -> float:
-    short, long = (_count(tool, Asked(case, transport, times)) for times in (SHORT, LONG))
-    return per_request(short, long)
+def _cases(transport: str, only: list[str] | None) -> list[Case]:
+    cases = USUAL + NATIVE_TOO if transport == "native" else USUAL
+    return [case for case in cases if only is None or case.name in only]
 
 
-def per_request(short: int, long: int) -> float:
-    """Return the difference of two runs by request. Raises `CountingFailed` for nonsense.
-
-    A check that takes nonsense for little would be none.
-    """
-    count = (long - short) / (LONG - SHORT) / CONNECTIONS
-    if count < LEAST:
-        raise CountingFailed(f"{count:,.2f} a request cannot be right")
-    return count
-
-
-@dataclass(frozen=True, eq=False)
-class Asked:
-    """What is asked of a server: a case's request so often on each connection."""
-
-    case: Case
-    transport: str
-    times: int
-
-
-def _count(tool: Tool, asked: Asked) -> int:
-    """Run the server under the tool while all connections ask; return the count."""
-    with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "report"
-        command = [tool.program, *(option.format(report=report) for option in tool.options)]
-        _serve(command, asked, folder)
-        return tool.read(report.read_text())
-
-
-def _serve(tool: list[str], asked: Asked, folder: str) -> None:
-    """Run the server, under a tool or not, until all connections have asked."""
-    output = Path(folder) / "output"
-    port = _free_port()
-    with output.open("wb") as file:
-        process = subprocess.Popen(
-            [*tool, *_server(asked, port, Path(folder))],
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            env=_variables(),
-            cwd=folder,  # where there is no penstock.toml to be read
-            start_new_session=True,
-        )
-    try:
-        _wait_until_up(process, port)
-        server = _pid_of_server(process)
-        _ask(server, port, asked)
-        os.kill(server, signal.SIGTERM)
-        process.wait(STOP_SECONDS)
-    except (OSError, CountingFailed, subprocess.TimeoutExpired) as error:
-        said = output.read_text(errors="replace")[-1000:]
-        raise CountingFailed(f"{error}\n{said}") from None
-    finally:
-        _kill(process)
-
-
-def _server(asked: Asked, port: int, folder: Path) -> list[str]:
-    # With one thread there is no stall monitor, whose ticks depend on the time. The process that is
-    # counted has to serve itself, and not a child of it.
-    options = ["--transport", asked.transport, "--bind", f"{HOST}:{port}", "--threads", "1"]
-    options.append("--no-supervisor")
-    if asked.case.tls:
-        pair = (folder / "certificate.pem", folder / "key.pem")
-        certificate.make(*pair)
-        options += ["--certfile", str(pair[0]), "--keyfile", str(pair[1])]
-    if asked.case.files:
-        served = folder / "files"
-        served.mkdir()
-        (served / FILE).write_bytes(b"x" * asked.case.size)
-        options += ["--static", f"/files={served}"]
-    command = [sys.executable, "-c", PROGRAM, "applications:app", *options]
-    return [*command, "--access-logfile", "none"]
-
-
-def _variables() -> dict[str, str]:
-    kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-    path = f"{ROOT / 'src'}:{ROOT / 'benchmarks'}"
-    return {**kept, "PYTHONPATH": path, "PYTHONHASHSEED": "0"}
-
-
-def _wait_until_up(process: subprocess.Popen[bytes], port: int) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while True:
-        try:
-            socket.create_connection((HOST, port)).close()
-            return
-        except OSError:
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise
-            time.sleep(POLL_SECONDS)
-
-
-def _pid_of_server(process: subprocess.Popen[bytes]) -> int:
-    # strace has the server as its child; valgrind is the same process as what it runs.
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    return int(children[0]) if children else process.pid
-
-
-def _ask(server: int, port: int, asked: Asked) -> None:
-    with ExitStack() as open_connections:
-        connections = []
-        for _ in range(CONNECTIONS):
-            connection = socket.create_connection((HOST, port), ANSWER_SECONDS)
-            if asked.case.tls:
-                connection = _over_tls(connection)
-            connections.append(open_connections.enter_context(connection))
-        request = browser.head("127.0.0.1:8000", asked.case.path)
-        for _ in range(asked.times):
-            _ask_together(server, connections, request, asked.case.size)
-
-
-def _over_tls(connection: socket.socket) -> ssl.SSLSocket:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    return context.wrap_socket(connection)
-
-
-def _ask_together(server: int, connections: list[socket.socket], request: bytes, size: int) -> None:
-    """Send a request on each connection while the server is stopped, and read the answers."""
-    _wait_for_threads(server, "S")
-    os.kill(server, signal.SIGSTOP)
-    try:
-        _wait_for_threads(server, "Tt")
-        for connection in connections:
-            connection.sendall(request)
-    finally:
-        os.kill(server, signal.SIGCONT)
-    for connection in connections:
-        answer = b""
-        while len(answer.partition(b"\r\n\r\n")[2]) < size:
-            block = connection.recv(65536)
-            if not block:
-                raise CountingFailed(f"the server closed a connection after {answer[:100]!r}")
-            answer += block
-        if not answer.startswith(b"HTTP/1.1 200 "):
-            raise CountingFailed(f"the server answered {answer[:100]!r}")
-
-
-def _wait_for_threads(server: int, states: str) -> None:
-    """Return when all threads of the server sleep, or are stopped."""
-    deadline = time.monotonic() + ANSWER_SECONDS
-    while True:
-        stats = [task.read_text() for task in Path(f"/proc/{server}/task").glob("*/stat")]
-        # The field after the command, which stands in parentheses, is the state.
-        if stats and all(stat.rpartition(") ")[2][0] in states for stat in stats):
-            return
-        if time.monotonic() > deadline:
-            raise CountingFailed(f"the server's threads do not reach the states {states}")
-        time.sleep(STATE_SECONDS)
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def _free_port() -> int:
-    with socket.create_server((HOST, 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
+def _count(transport: str, core: int, cases: list[Case], source: Path) -> list[Line]:
+    with environment.on_core(core):
+        found = counting.count(Candidate(TRANSPORTS[transport], 1), cases, source)
+        for each in found:
+            if each.failure:
+                raise counting.CountingFailed(f"{transport}, {each.case}: {each.failure}")
+        # What Flask takes without a server is the same for both transports, and needed once.
+        flask = counting.FLASK in cases and transport == "native"
+        alone = counting.bare_loop(counting.FLASK) if flask else None
+    return lines(transport, found, alone)
 
 
 if __name__ == "__main__":

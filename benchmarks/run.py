@@ -1,9 +1,9 @@
 """Measure Penstock beside other servers: `python benchmarks/run.py`, or `make bench`.
 
-Makes what it needs in .bench/, measures, prints tables, and writes those of a page with pictures
-into docs/performance/ when all of that page was measured. The servers of a scenario run at once and
-take the load by turns. What was measured is kept as it comes: `--resume` goes on where a run was
-interrupted, and `--report` shows what there is.
+Makes what it needs in .bench/, checks what each server keeps of PEP 3333, measures, prints tables,
+and writes those of a page with pictures into docs/performance/ when all of that page was measured.
+The servers of a scenario run at once and take the load by turns. What was measured is kept as it
+comes: `--resume` goes on where a run was interrupted, and `--report` shows what there is.
 """
 
 from __future__ import annotations
@@ -13,28 +13,38 @@ import dataclasses
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from harness import environment, footprint, installing, load, page, results
+from harness import conformance, counting, environment, footprint, installing, load, page, results
 from harness.idle import idle_connections
 from harness.results import Results
-from harness.scenarios import INDEX_PAGE, SCENARIOS, Scenario
+from harness.scenarios import FAST, INDEX_PAGE, SCENARIOS, Scenario
 from harness.servers import PEERS, Candidate, Kind, Running, running
+from harness.slow_readers import slow_readers
 from harness.turns import order
 
 FOOTPRINT = "footprint"
+COUNTS = "counts"
+COUNTED = (*FAST, "penstock-python")
 RESULTS = environment.VENV / "results.jsonl"
-WARM_UP_SECONDS = 1
+WARM_UP_SECONDS = 2
+"""All servers of a scenario are warmed up at once: each gets a share of that."""
 QUIET = 0.1
 """What share of a core others may have in a run; where they have more, it is taken again."""
 FAILURES = 2
 """Failures after which a peer's runs of a scenario are given up."""
+AT_ONCE = 4
+"""Servers that are started, or checked, at a time: they wait more than they compute."""
 
 FAULTS = (environment.EnvironmentProblem, OSError, subprocess.SubprocessError)
 
-ROUNDS, SECONDS, RETRIES = 9, 1, 1
+ROUNDS, SECONDS, RETRIES = 4, 1, 1
+ROUNDS_ASIDE = 2
+"""Rounds of a server that is not compared with in a scenario."""
 
 
 @dataclass(frozen=True)
@@ -47,25 +57,51 @@ class Plan:
     seconds: int
     retries: int
     """How often a disturbed run is taken again."""
+    breaches: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """What each server fails in, by the need's name."""
 
     def turns(self, scenario: Scenario) -> list[tuple[int, Candidate]]:
-        """Return the turns of a scenario in order: each candidate once, then each once more."""
+        """Return the turns of a scenario in order: each candidate once, then each once more.
+
+        One that stands aside takes part in the first rounds alone, unless a target is about it.
+        """
+        needed = {name for name in PEERS if self._is_needed(name, scenario)}
         return [
             (number, candidate)
             for number in range(1, self.rounds + 1)
             for candidate in order(scenario.candidates, number)
+            if number <= ROUNDS_ASIDE or candidate.peer in needed
         ]
+
+    def _is_needed(self, peer: str, scenario: Scenario) -> bool:
+        asked = {target.against.peer for target in scenario.targets if target.against}
+        return peer in asked or not conformance.failed(self.breaches.get(peer, {}), scenario.needs)
 
     def seconds_of(self, scenario: Scenario) -> float:
         """Return about how long a turn takes."""
         measured = max(self.seconds, scenario.least_seconds)
         return 2 * measured if scenario.with_and_without else measured
 
+    def minutes(self) -> float:
+        """Return about how long all takes on a quiet machine."""
+        turns = sum(
+            (self.seconds_of(each) + TURN_SECONDS) * len(self.turns(each)) + SCENARIO_SECONDS
+            for each in self.scenarios
+        )
+        return (turns + AT_REST_SECONDS * len(self.at_rest)) / 60
+
+
+TURN_SECONDS, SCENARIO_SECONDS, AT_REST_SECONDS = 0.2, 8.0, 15.0
+"""What a turn takes beside its load, a scenario before its first turn, and a server at rest."""
+
 
 def main() -> int:
     """Run the command; return its exit status."""
     arguments = _arguments()
     environment.end_as_interrupted()
+    if arguments.plan:
+        _show_plan(arguments)
+        return 0
     try:
         with environment.sole_run():
             found, scenarios = _stored() if arguments.report else _measured(arguments)
@@ -84,7 +120,7 @@ def main() -> int:
 
 
 def _arguments() -> argparse.Namespace:
-    names = [scenario.name for scenario in SCENARIOS] + [FOOTPRINT]
+    names = [scenario.name for scenario in SCENARIOS] + [FOOTPRINT, COUNTS]
     parser = argparse.ArgumentParser(description="Measure Penstock beside other servers.")
     add = parser.add_argument
     add("--rounds", type=_positive, help=f"default: {ROUNDS}")
@@ -96,6 +132,7 @@ def _arguments() -> argparse.Namespace:
     pages = sorted({scenario.page for scenario in SCENARIOS})
     about_page = f"all that a page shows; of: {', '.join(pages)}"
     add("--page", choices=pages, metavar="PAGE", help=about_page)
+    add("--plan", action="store_true", help="measure nothing; show what, and how long that takes")
     peers = "of: " + ", ".join(PEERS)
     add("--peer", action="append", choices=list(PEERS), metavar="PEER", help=peers)
     add("--no-page", action="store_true", help="do not write docs/performance/")
@@ -118,6 +155,18 @@ def _stored() -> tuple[Results, tuple[Scenario, ...]]:
     return found, _scenarios(found.about)
 
 
+def _show_plan(arguments: argparse.Namespace) -> None:
+    plan = _plan(_asked(arguments) | {"missing": {}})
+    for scenario in plan.scenarios:
+        print(f"{scenario.name:<16} {len(scenario.candidates):>3} servers  {scenario.title}")
+    extra = COUNTING_MINUTES if COUNTS in _asked(arguments)["names"] else 0
+    print(f"{plan.rounds} rounds: about {plan.minutes() + extra:.0f} minutes on a quiet machine")
+
+
+COUNTING_MINUTES = 4
+"""What counting takes, of all servers."""
+
+
 def _measured(arguments: argparse.Namespace) -> tuple[Results, tuple[Scenario, ...]]:
     if arguments.resume:
         # Of the snapshot that was taken then: what was measured must not change on the way.
@@ -126,23 +175,63 @@ def _measured(arguments: argparse.Namespace) -> tuple[Results, tuple[Scenario, .
     else:
         about = _asked(arguments)
         tls = any(each.setup.tls for each in SCENARIOS if each.name in about["names"])
-        about["missing"] = installing.prepare(about["peers"], tls=tls)
+        proxies = {each.setup.proxy for each in SCENARIOS if each.name in about["names"]}
+        programs = [proxy.program for proxy in proxies if proxy]
+        about["missing"] = installing.prepare(about["peers"], tls=tls, programs=programs)
+        about["breaches"] = _breaches(_present(about))
         scenarios = _scenarios(about)
         found = results.begin(RESULTS, about | _circumstances(about))
-    about = found.about
+    _measure(_plan(found.about), found)
+    if COUNTS in found.about["names"] and not found.counts:
+        present = _present(found.about)
+        for counted in counting.of_peers([name for name in COUNTED if name in present]):
+            found.add_count(counted)
+    return found, scenarios
+
+
+def _plan(about: dict[str, Any]) -> Plan:
     at_rest = tuple(c for c in footprint.CANDIDATES if c.peer in _present(about))
     if FOOTPRINT not in about["names"]:
         at_rest = ()
-    plan = Plan(scenarios, at_rest, about["rounds"], about["seconds"], about["retries"])
-    _measure(plan, found)
-    return found, scenarios
+    return Plan(
+        _scenarios(about),
+        at_rest,
+        about["rounds"],
+        about["seconds"],
+        about["retries"],
+        about.get("breaches", {}),
+    )
+
+
+def _breaches(peers: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Return what each server fails in, by its name and the need's, with the reason."""
+    checked = [peer for peer in peers if PEERS[peer].kind is not Kind.REFERENCE]
+    print("Checking what each server keeps of PEP 3333", file=sys.stderr)
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        found = dict(zip(checked, pool.map(_breaches_of, checked), strict=True))
+    for peer, breaches in found.items():
+        for need, why in breaches.items():
+            print(f"{peer} fails in {need}: {why}", file=sys.stderr)
+    return found
+
+
+def _breaches_of(peer: str) -> dict[str, str]:
+    try:
+        found = conformance.breaches(Candidate(peer, 1))
+    except FAULTS as problem:
+        return {need.name: f"does not run: {problem}" for need in conformance.Need}
+    return {need.name: why for need, why in found.items()}
 
 
 def _asked(arguments: argparse.Namespace) -> dict[str, Any]:
     rounds, seconds, retries = (1, 1, 0) if arguments.quick else (ROUNDS, SECONDS, RETRIES)
-    names = [each.name for each in SCENARIOS if arguments.page in (None, each.page)]
+    names = [
+        each.name
+        for each in SCENARIOS
+        if (each.page == arguments.page if arguments.page else each.usual)
+    ]
     if arguments.page in (None, INDEX_PAGE):
-        names.append(FOOTPRINT)
+        names += [FOOTPRINT, COUNTS]
     return {
         "names": arguments.only or names,
         "peers": arguments.peer or list(PEERS),
@@ -175,6 +264,7 @@ def _scenarios(about: dict[str, Any]) -> tuple[Scenario, ...]:
         for each in SCENARIOS
         if each.name in about["names"]
         and not (each.setup.tls and installing.TLS_LOAD in about["missing"])
+        and not (each.setup.proxy and each.setup.proxy.program in about["missing"])
     )
     return tuple(scenario for scenario in chosen if scenario.candidates)
 
@@ -196,6 +286,7 @@ def _measure(plan: Plan, found: Results) -> None:
             _measure_at_rest(candidate, found)
     for scenario, turns in left.items():
         with Field(scenario) as field:
+            field.start({candidate for _, candidate in turns})
             for number, candidate in turns:
                 what = f"round {number} of {plan.rounds}, {scenario.name}: {candidate}"
                 _progress(what, pace.left())
@@ -225,7 +316,7 @@ class _Pace:
 
 
 class Field:
-    """The servers of one scenario. Each runs from its first turn on, until the end or a failure."""
+    """The servers of one scenario: each runs until the end, or a failure, and then anew."""
 
     def __init__(self, scenario: Scenario) -> None:
         self.scenario = scenario
@@ -237,13 +328,36 @@ class Field:
 
     def __exit__(self, *_: object) -> None:
         """End all servers."""
-        for candidate in list(self._started):
-            self.end(candidate)
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            list(pool.map(self.end, list(self._started)))
+
+    def start(self, candidates: Iterable[Candidate]) -> None:
+        """Start the servers of all candidates, and warm them up.
+
+        One that does not start fails in its first turn, where the reason is kept.
+        """
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            list(pool.map(self._try_to_start, candidates))
+        servers = {
+            server.port: server
+            for _, measured, plain in self._started.values()
+            for server in (measured, plain)
+        }
+        try:
+            load.warm_up(list(servers.values()), self.scenario.plain().load, WARM_UP_SECONDS)
+        except FAULTS as problem:
+            print(f"warming up: {problem}", file=sys.stderr)
+
+    def _try_to_start(self, candidate: Candidate) -> None:
+        try:
+            self.servers(candidate)
+        except FAULTS:
+            pass
 
     def servers(self, candidate: Candidate) -> tuple[Running, Running]:
         """Return a candidate's server, and the one without what the scenario adds.
 
-        Starts them where they do not run, and warms them up. Raises one of `FAULTS`.
+        Starts them where they do not run. Raises one of `FAULTS`.
         """
         if candidate not in self._started:
             scenario = self.scenario
@@ -254,7 +368,6 @@ class Field:
                 asked = scenario.load
                 for server in {measured.port: measured, plain.port: plain}.values():
                     server.verify(asked.path, asked.posted, asked.answered)
-                    load.apply(server, asked, scenario.background, WARM_UP_SECONDS)
                 self._started[candidate] = (stack.pop_all(), measured, plain)
         return self._started[candidate][1:]
 
@@ -274,19 +387,23 @@ class Field:
         alone = each = None
         if scenario.with_and_without:
             alone = _turn(plain, scenario.plain(), seconds).rate
-        if scenario.idle:
-            with idle_connections(measured.pid, measured.port, scenario.idle) as each:
-                sample = _turn(measured, scenario, seconds)
-        else:
-            sample = _turn(measured, scenario, seconds)
+        with ExitStack() as stack:
+            if scenario.idle:
+                held = idle_connections(measured.pid, measured.port, scenario.idle)
+                each = stack.enter_context(held)
+            if scenario.slow_readers:
+                stack.enter_context(slow_readers(measured.port, scenario.slow_readers))
+            sample = _turn(measured, scenario, seconds, alone)
         return dataclasses.replace(sample, alone=alone, idle_kib=each)
 
 
-def _turn(server: Running, scenario: Scenario, seconds: int) -> load.Sample:
+def _turn(
+    server: Running, scenario: Scenario, seconds: int, capacity: float | None = None
+) -> load.Sample:
     # The load ends in the middle of requests. A server may be busy for a while with that, and the
     # next turn is another server's.
     server.wait_until_ready()
-    sample = load.apply(server, scenario.load, scenario.background, seconds)
+    sample = load.apply(server, scenario.load, scenario.background, seconds, capacity)
     server.wait_until_ready()
     return sample
 
@@ -298,7 +415,7 @@ def _measure_at_rest(candidate: Candidate, found: Results) -> None:
         print(f"  failed: {problem}", file=sys.stderr)
         return
     found.add_figures(figures)
-    print(f"  {figures[0].value:>20}", file=sys.stderr)
+    print(f"  {figures[0].shown:>20}", file=sys.stderr)
 
 
 def _take(plan: Plan, found: Results, field: Field, number: int, candidate: Candidate) -> None:

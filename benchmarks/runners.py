@@ -1,12 +1,12 @@
 """Starts servers that have no command of their own, or none with the settings that are needed.
 
-`python runners.py SERVER MODULE:CALLABLE HOST PORT`
+`python runners.py SERVER MODULE:CALLABLE HOST PORT [--workers N] [--certificate FILE --key FILE]`
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -14,28 +14,49 @@ MAX_BODY = 1 << 30
 """FastPySGI's own limit of 10 MB is below what one scenario uploads."""
 
 
-def run_bjoern(app: Any, host: str, port: int) -> None:
+def run_bjoern(app: Any, asked: argparse.Namespace) -> None:
     bjoern = importlib.import_module("bjoern")
-    bjoern.run(app, host, port)
+    bjoern.run(app, asked.host, asked.port)
 
 
-def run_fastpysgi(app: Any, host: str, port: int) -> None:
+def run_fastpysgi(app: Any, asked: argparse.Namespace) -> None:
     fastpysgi = importlib.import_module("fastpysgi")
     fastpysgi.server.max_content_length = MAX_BODY
-    fastpysgi.run(app, host, port)
+    fastpysgi.run(app, asked.host, asked.port, workers=asked.workers)
 
 
-RUNNERS: dict[str, Callable[[Any, str, int], None]] = {
+def run_freastal(app: Any, asked: argparse.Namespace) -> None:
+    freastal = importlib.import_module("freastal")
+    freastal.serve(
+        app,
+        host=asked.host,
+        port=asked.port,
+        workers=asked.workers,
+        certfile=asked.certificate,
+        keyfile=asked.key,
+    )
+
+
+RUNNERS: dict[str, Callable[[Any, argparse.Namespace], None]] = {
     "bjoern": run_bjoern,
     "fastpysgi": run_fastpysgi,
+    "freastal": run_freastal,
 }
 
 
 def main() -> None:
     """Load the application and run the server until it is told to end."""
-    server, application, host, port = sys.argv[1:]
-    module, _, name = application.partition(":")
-    RUNNERS[server](getattr(importlib.import_module(module), name), host, int(port))
+    parser = argparse.ArgumentParser(description="Start a server that has no command.")
+    parser.add_argument("server", choices=RUNNERS)
+    parser.add_argument("application")
+    parser.add_argument("host")
+    parser.add_argument("port", type=int)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--certificate")
+    parser.add_argument("--key")
+    asked = parser.parse_args()
+    module, _, name = asked.application.partition(":")
+    RUNNERS[asked.server](getattr(importlib.import_module(module), name), asked)
 
 
 if __name__ == "__main__":

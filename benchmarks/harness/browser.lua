@@ -14,13 +14,13 @@ wrk.headers["Sec-Fetch-Site"] = "none"
 wrk.headers["Sec-Fetch-User"] = "?1"
 wrk.headers["Priority"] = "u=0, i"
 
-local line = '\n{"requests": %d, "duration_us": %d, "p50_us": %d, "p99_us": %d, "errors": %d}\n'
+local line = '\n{"requests": %d, "duration_us": %d, "p50_us": %d, "p99_us": %d, "p999_us": %d, "errors": %d}\n'
 
 function done(summary, latency, requests)
    local e = summary.errors
    io.write(line:format(
       summary.requests, summary.duration,
-      latency:percentile(50), latency:percentile(99),
+      latency:percentile(50), latency:percentile(99), latency:percentile(99.9),
       e.connect + e.read + e.write + e.status + e.timeout
    ))
 end

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 FIELDS = (
     ("User-Agent", "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0"),
     ("Accept", "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"),
@@ -28,3 +30,14 @@ def head(host: str, path: str, *, closing: bool = False, posted: int | None = No
     lines = [f"{'GET' if posted is None else 'POST'} {path} HTTP/1.1"]
     lines += [f"{name}: {value}" for name, value in fields.items()]
     return "\r\n".join([*lines, "", ""]).encode("ascii")
+
+
+def varied(request: bytes, number: int) -> bytes:
+    """Return a request with the fields that differ from one to the next, as varied.lua has them."""
+    number = number % 100 + 1
+    session = f"csrftoken=Q0f3mYl9uK2vXr7tPz5sWb1n; sessionid=7d1c9e5ab3f{number:05d}"
+    fields = (
+        f"Cookie: {session}\r\nReferer: http://127.0.0.1:8000/articles/{number:03d}?page=2\r\n"
+        f"X-Forwarded-For: 198.51.100.{100 + number}, 203.0.113.7\r\n"
+    )
+    return re.sub(rb"Cookie: .*\r\n", fields.encode("ascii"), request)

@@ -19,7 +19,8 @@ from applications import FILE_VARIABLE
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = ROOT / "benchmarks"
-VENV = ROOT / ".bench"
+VENV = ROOT / ".bench" / f"python{sys.version_info.major}.{sys.version_info.minor}"
+"""An environment for each version of Python: what is measured with two of them stays apart."""
 BIN = VENV / "bin"
 SNAPSHOT = VENV / "snapshot"
 LOCK = ROOT / ".bench.lock"
@@ -53,9 +54,17 @@ def check_platform() -> None:
         )
 
 
+_programs = [BIN]
+
+
+def use(folder: Path) -> None:
+    """Take programs from another folder than the environment's own: where tests run, say."""
+    _programs[0] = folder
+
+
 def program(name: str) -> Path | None:
     """Return where a program is: the environment's own, or else the system's."""
-    folders = [BIN, DEBIAN / "usr/sbin", DEBIAN / "usr/bin", *map(Path, os.get_exec_path())]
+    folders = [*_programs, DEBIAN / "usr/sbin", DEBIAN / "usr/bin", *map(Path, os.get_exec_path())]
     folders += [Path("/usr/sbin")]  # it holds nginx, and users seldom have it in their path
     return next((folder / name for folder in folders if (folder / name).is_file()), None)
 

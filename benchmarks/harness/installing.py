@@ -1,7 +1,8 @@
 """Brings the benchmarks' environment to what is measured: peers, tools, and Penstock itself.
 
-Everything goes into .bench/: packages of Python with pip, those of Debian unpacked there without
-installing them. A peer that cannot be had is left out, with a line that says why.
+Everything goes into a folder of .bench/ for each version of Python: packages of Python with pip,
+those of Debian unpacked there without installing them. A peer that cannot be had is left out,
+with a line that says why.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import sysconfig
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from harness import certificate, environment
@@ -24,12 +26,14 @@ STAMPS = VENV / "stamps"
 SNAPSHOT = environment.SNAPSHOT
 INSTALL_SECONDS = 600
 """Of one distribution, which may have to be compiled."""
+IMPORT_SECONDS = 30
 BUILD_SECONDS = 1200
 """Of the native transport, on a slow machine; it does nothing where that is current."""
 
 DEBIAN = {
     "wrk": ("wrk", "libluajit-5.1-2", "libluajit-5.1-common"),
     "nginx": ("nginx",),
+    "haproxy": ("haproxy", "libopentracing-c-wrapper0", "libopentracing1", "liblua5.3-0"),
 }
 """Debian's packages by the program that they are needed for, with what may not be there."""
 LIBEV = ("libev-dev", "libev4")
@@ -41,10 +45,11 @@ FILE_BYTES = 100 << 20
 TLS_LOAD = "tls_load"
 
 
-def prepare(peers: list[str], *, tls: bool = False) -> dict[str, str]:
+def prepare(peers: list[str], *, tls: bool = False, programs: Sequence[str] = ()) -> dict[str, str]:
     """Install everything; return, by the peer's name, why one cannot be measured.
 
-    With ``tls`` that is also what makes load over TLS, by the name of `TLS_LOAD`. Raises
+    With ``tls`` that is also what makes load over TLS, by the name of `TLS_LOAD`, and the same for
+    ``programs`` of Debian's. Raises
     `EnvironmentProblem` where nothing can be measured at all.
     """
     environment.check_platform()
@@ -58,16 +63,18 @@ def prepare(peers: list[str], *, tls: bool = False) -> dict[str, str]:
     STAMPS.mkdir(exist_ok=True)
     if why := _debian("wrk"):
         raise environment.EnvironmentProblem(f"wrk makes the load: {why}")
-    if why := _compile("bulk"):
-        raise environment.EnvironmentProblem(f"bulk makes the load of large responses: {why}")
+    for name, of in (("bulk", "of large responses"), ("steady", "that is open")):
+        if why := _compile(name):
+            raise environment.EnvironmentProblem(f"{name} makes the load {of}: {why}")
     reasons = {peer: why for peer in peers if (why := _install(PEERS[peer]))}
+    reasons |= {program: why for program in programs if (why := _debian(program))}
     print("Building the native transport, where it is not current", file=sys.stderr)
     if "penstock" in peers and (why := _build_native()):
         reasons["penstock"] = why
     if tls and (why := _certificate() or _build_tls_load()):
         reasons[TLS_LOAD] = why
     _take_snapshot()
-    _make_files()
+    make_files()
     for peer, why in reasons.items():
         print(f"{peer} is not measured: {why}", file=sys.stderr)
     return reasons
@@ -81,7 +88,33 @@ def _install(peer: Peer) -> str:
         return _compile("floor")
     if peer.name == "bjoern" and (why := _libev()):
         return why
-    return next((why for name in peer.distributions if (why := _pip(name))), "")
+    if why := next((why for name in peer.distributions if (why := _pip(name))), ""):
+        return why
+    if peer.strips:
+        _strip(peer.strips)
+    return _import(peer.module) if peer.module else ""
+
+
+def _strip(pattern: str) -> None:
+    """Take debug information out of installed modules; the code stays as it is.
+
+    Without strip, of binutils, their instructions cannot be counted, and all else goes on.
+    """
+    strip = shutil.which("strip")
+    for module in (VENV / "lib").glob(f"python*/site-packages/{pattern}"):
+        if strip:
+            _attempt([strip, "--strip-debug", str(module)], IMPORT_SECONDS)
+
+
+def _import(module: str) -> str:
+    """Return why a module that is installed cannot be imported; nothing where it can."""
+    why = _attempt([str(BIN / "python"), "-c", f"import {module}"], IMPORT_SECONDS, _loading())
+    version = ".".join(map(str, sys.version_info[:2]))
+    return why and f"it is installed, but does not load with Python {version}: {why}"
+
+
+def _loading() -> dict[str, str]:
+    return {**os.environ, "LD_LIBRARY_PATH": ":".join(map(str, environment.library_folders()))}
 
 
 def _pip(distribution: str) -> str:
@@ -148,7 +181,7 @@ def _compile(name: str) -> str:
     if compiler is None:
         return "it is compiled with cc (Debian's gcc), which is not installed"
     source = environment.BENCHMARKS / name / f"{name}.c"
-    return _attempt([compiler, "-O2", "-o", str(BIN / name), str(source)], 60)
+    return _attempt([compiler, "-O2", "-o", str(BIN / name), str(source), "-lm"], 60)
 
 
 def _take_snapshot() -> None:
@@ -192,9 +225,10 @@ def _certificate() -> str:
     return ""
 
 
-def _make_files() -> None:
+def make_files() -> None:
+    """Make the files that are served, where they are not there."""
     path = environment.SERVED_FILE
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     (path.parent / "10-kib.css").write_bytes(b"x" * (10 << 10))
     (path.parent / "1-mib.bin").write_bytes(b"x" * (1 << 20))
     if not path.exists() or path.stat().st_size != FILE_BYTES:

@@ -6,6 +6,7 @@ import json
 import resource
 import subprocess
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness import browser, environment, processes
@@ -19,7 +20,7 @@ GRACE_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Answered:
-    """What wrk, bulk or tls_load counted."""
+    """What wrk, bulk, steady or tls_load counted."""
 
     requests: float
     """Of large responses, unfinished ones count too."""
@@ -28,6 +29,7 @@ class Answered:
     p99_ms: float
     errors: int
     """Failed connects, reads and writes, time-outs, and statuses from 400 on."""
+    p999_ms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -50,13 +52,25 @@ class Sample:
     """KiB resident for each idle connection."""
     load_share: float | None = None
     """The share of its core that made the load: near 1.0, the load was the limit."""
+    p999_ms: float | None = None
+    peak_mib: float | None = None
+    """MiB that the server's processes had resident at most since they were started."""
 
 
-def apply(server: Running, load: Load, background: Load | None, seconds: int) -> Sample:
-    """Put load on a server, and another load beside it where one is given, and measure."""
+def apply(
+    server: Running,
+    load: Load,
+    background: Load | None,
+    seconds: int,
+    capacity: float | None = None,
+) -> Sample:
+    """Put load on a server, and another load beside it where one is given, and measure.
+
+    ``capacity`` is the rate that an open load is a share of.
+    """
     loads = [load] if background is None else [load, background]
     before = _Clocks.read(server)
-    started = [_start(server, each, seconds) for each in loads]
+    started = [_start(server, each, seconds, capacity) for each in loads]
     measured, *others = _collect(started, seconds)
     after = _Clocks.read(server)
     everything = measured.requests + sum(other.requests for other in others)
@@ -69,6 +83,8 @@ def apply(server: Running, load: Load, background: Load | None, seconds: int) ->
         errors=measured.errors + sum(other.errors for other in others),
         disturbance=_disturbance(before, after),
         load_share=(after.load - before.load) / (after.wall - before.wall),
+        p999_ms=measured.p999_ms,
+        peak_mib=processes.peak_kib(server.pid) / 1024,
     )
 
 
@@ -118,14 +134,26 @@ def parse(output: str) -> Answered:
         p50_ms=counted["p50_us"] / 1e3,
         p99_ms=counted["p99_us"] / 1e3,
         errors=counted["errors"],
+        p999_ms=counted["p999_us"] / 1e3 if "p999_us" in counted else None,
     )
 
 
-def _start(server: Running, load: Load, seconds: int) -> subprocess.Popen[bytes]:
+def warm_up(servers: Sequence[Running], load: Load, seconds: int) -> None:
+    """Put load on all servers at once, and leave its figures: each gets a share of the time."""
+    started = [_start(server, load, seconds, None) for server in servers]
+    _collect(started, seconds)
+
+
+def _start(
+    server: Running, load: Load, seconds: int, capacity: float | None
+) -> subprocess.Popen[bytes]:
     command = ["taskset", "-c", str(environment.cores()[1])]
     said = b""
     if load.handshakes is not None:
         command += _tls_load(server, load, load.handshakes, seconds)
+        said = _head(server, load)
+    elif load.offered is not None and capacity is not None:
+        command += _steady(server, load, load.offered * capacity, seconds)
         said = _head(server, load)
     else:
         command += _bulk(server, load, seconds) if load.bulk else _wrk(server, load, seconds)
@@ -145,7 +173,7 @@ def _start(server: Running, load: Load, seconds: int) -> subprocess.Popen[bytes]
 
 
 def _head(server: Running, load: Load) -> bytes:
-    closing = load.handshakes is not Handshakes.KEPT
+    closing = load.handshakes in (Handshakes.FULL, Handshakes.RESUMED)
     host = f"{HOST}:{server.port}"
     return browser.head(host, load.path, closing=closing, posted=load.posted)
 
@@ -154,6 +182,11 @@ def _tls_load(server: Running, load: Load, handshakes: Handshakes, seconds: int)
     program = str(environment.program("tls_load"))
     command = [program, str(server.port), str(load.connections), str(seconds), handshakes.value]
     return [*command, str(load.posted or 0)]
+
+
+def _steady(server: Running, load: Load, rate: float, seconds: int) -> list[str]:
+    program = str(environment.program("steady"))
+    return [program, str(server.port), str(load.connections), str(seconds), f"{rate:.0f}"]
 
 
 def _bulk(server: Running, load: Load, seconds: int) -> list[str]:

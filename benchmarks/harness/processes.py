@@ -59,6 +59,11 @@ def own_resident_kib(pid: int) -> int:
     return _field(_read(PROC / str(pid) / "smaps_rollup"), "Rss:")
 
 
+def peak_kib(pid: int) -> int:
+    """Return the most resident memory that each process of the tree has had, together, in KiB."""
+    return sum(_field(_read(PROC / str(member) / "status"), "VmHWM:") for member in tree(pid))
+
+
 def thread_count(pid: int) -> int:
     """Return how many threads the tree has."""
     return sum(_field(_read(PROC / str(member) / "status"), "Threads:") for member in tree(pid))
@@ -116,6 +121,22 @@ def _names(folder: Path) -> list[str]:
         return os.listdir(folder)
     except (FileNotFoundError, ProcessLookupError):
         return []  # it has just ended
+
+
+def thread_states(pid: int) -> list[str]:
+    """Return the letters of the states of all threads of the tree."""
+    stats = [
+        _read(PROC / str(member) / "task" / task / "stat")
+        for member in tree(pid)
+        for task in _names(PROC / str(member) / "task")
+    ]
+    return [stat.rpartition(")")[2].strip()[:1] for stat in stats if stat]
+
+
+def tracers(pid: int) -> set[int]:
+    """Return which processes trace the threads of a process; 0 is for one without."""
+    tasks = PROC / str(pid) / "task"
+    return {_field(_read(tasks / task / "status"), "TracerPid:") for task in _names(tasks)}
 
 
 def state(pid: int) -> str:

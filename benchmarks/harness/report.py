@@ -6,20 +6,13 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from harness.counting import Count
 from harness.footprint import Figure
 from harness.load import Sample
-from harness.scenarios import FLOOR, NGINX, Scenario
+from harness.scenarios import Scenario
 from harness.servers import Candidate
-from harness.targets import (
-    Samples,
-    Verdict,
-    best_peer,
-    is_sound,
-    median,
-    ratios,
-    threads_to_compare_with,
-)
-from harness.turns import interval
+from harness.targets import Samples, Verdict, is_sound, median, ours_to_compare_with, ratios
+from harness.turns import quartiles
 
 FIGURES = (
     "<!-- Measured figures begin: benchmarks/run.py writes what stands between these lines. -->",
@@ -36,34 +29,83 @@ LONGEST_REASON = 160
 Row = Sequence[str]
 
 
-def scenario_table(scenario: Scenario, samples: Samples) -> list[Row]:
-    """Return a row for each candidate, after one with the columns' names."""
+def scenario_table(
+    scenario: Scenario, samples: Samples, aside: Mapping[str, str] | None = None
+) -> list[Row]:
+    """Return a row for each candidate, after one with the columns' names.
+
+    ``aside`` are the peers that fail in what the scenario needs; their rows come last.
+    """
     columns = _columns(scenario, samples)
     header = ["server", *columns]
+    beside = aside or {}
     rows = [
-        [str(candidate), *(cell(candidate) for cell in columns.values())] for candidate in samples
+        [_name(candidate, beside), *(cell(candidate) for cell in columns.values())]
+        for candidate in sorted(samples, key=lambda each: each.peer in beside)
     ]
     return [header, *rows]
+
+
+def _name(candidate: Candidate, aside: Mapping[str, str]) -> str:
+    return f"({candidate})" if candidate.peer in aside else str(candidate)
 
 
 def targets_table(verdicts: Iterable[Verdict]) -> list[Row]:
     """Return a row for each target, after one with the columns' names."""
     rows = []
     for verdict in verdicts:
-        target = verdict.target
-        relation = "at most" if target.measure.at_most else "at least"
-        measured = "not measured" if verdict.value is None else f"{verdict.value:.2f}"
-        row = [verdict.scenario.title, str(target.candidate), target.measure.value]
-        row += [f"{relation} {target.bound:g}", measured]
-        by_cpu = "" if verdict.by_cpu is None else f"{verdict.by_cpu:.2f}"
-        rows.append([*row, "yes" if verdict.met else "**no**", by_cpu])
-    return [["scenario", "server", "what", "target", "measured", "reached", "by CPU"], *rows]
+        relation = "at most" if verdict.at_most else "at least"
+        measured = "not measured"
+        if verdict.value is not None:
+            measured = f"{verdict.value:,.{verdict.digits}f}"
+        if verdict.quartiles:
+            low, high = verdict.quartiles
+            measured += f" ({low:.2f} to {high:.2f})"
+        row = [verdict.scenario, verdict.server, verdict.what, verdict.compared_with]
+        row += [f"{relation} {verdict.bound:,g}", measured, "yes" if verdict.met else "**no**"]
+        rows.append([*row, "" if verdict.by_cpu is None else f"{verdict.by_cpu:.2f}"])
+    header = ["scenario", "server", "what", "best peer", "target", "measured", "reached", "by CPU"]
+    return [header, *rows]
 
 
 def footprint_table(figures: Iterable[Figure]) -> list[Row]:
     """Return a row for each figure, after one with the columns' names."""
-    rows = ([figure.peer, figure.name, figure.value, figure.target] for figure in figures)
-    return [["server", "what", "measured", "target"], *rows]
+    rows = [[figure.peer, figure.name, figure.shown, figure.bound_shown] for figure in figures]
+    return [["server", "what", "measured", "at most"], *rows]
+
+
+def counts_table(
+    counts: Sequence[Count], figure: Callable[[Count], float | None], digits: int
+) -> list[Row]:
+    """Return a row for each server with its counts by kind of request."""
+    cases = list(dict.fromkeys(count.case for count in counts))
+    found = {(count.server, count.case): figure(count) for count in counts}
+    servers = dict.fromkeys(server for (server, _), value in found.items() if value is not None)
+    rows = [
+        [server, *(_shown(found.get((server, case)), digits) for case in cases)]
+        for server in servers
+    ]
+    return [["server", *cases], *rows]
+
+
+def count_failure_lines(counts: Iterable[Count]) -> list[str]:
+    """Return a line of a list for each server that something could not be counted of."""
+    reasons = dict.fromkeys((count.server, _one_line(count.failure)) for count in counts)
+    return [f"- {server}: not counted: {why}" for server, why in reasons if why]
+
+
+def breach_lines(breaches: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Return a line of a list for each server that does not keep all; ``breaches`` are by need."""
+    return [
+        f"- {peer} {'; '.join(_one_line(why) for why in found.values())}"
+        for peer, found in breaches.items()
+        if found
+    ]
+
+
+def aside_lines(aside: Mapping[str, str]) -> list[str]:
+    """Return a line of a list for each server that stands aside in a scenario."""
+    return [f"- {peer} is not compared with: it {_one_line(why)}" for peer, why in aside.items()]
 
 
 def disturbance(runs: Sequence[Sample]) -> str:
@@ -92,11 +134,13 @@ def section(
     scenario: Scenario,
     samples: Samples,
     failures: Mapping[Candidate, Sequence[str]],
+    aside: Mapping[str, str],
     plot: str | None,
 ) -> str:
     """Return what the page says of one scenario; `plot` is the file of its picture."""
-    parts = [f"### {scenario.title}", scenario.about, markdown(scenario_table(scenario, samples))]
-    if told := failure_lines(failures):
+    table = markdown(scenario_table(scenario, samples, aside))
+    parts = [f"### {scenario.title}", scenario.about, table]
+    if told := [*aside_lines(aside), *failure_lines(failures)]:
         parts.append("\n".join(told))
     if plot is not None:
         parts.append(f"![Requests per second: {scenario.title}]({plot})")
@@ -108,10 +152,14 @@ def failure_lines(failures: Mapping[Candidate, Sequence[str]]) -> list[str]:
     lines = []
     for candidate, reasons in failures.items():
         if reasons:
-            reason = " ".join(reasons[-1].split())[:LONGEST_REASON].replace("`", "'")
+            reason = _one_line(reasons[-1]).replace("`", "'")
             runs = f"{len(reasons)} run{'s' if len(reasons) > 1 else ''}"
             lines.append(f"- {candidate}: {runs} failed; `{reason}`")
     return lines
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:LONGEST_REASON]
 
 
 def replace_figures(page: Path, text: str, markers: tuple[str, str] = FIGURES) -> None:
@@ -126,38 +174,29 @@ def replace_figures(page: Path, text: str, markers: tuple[str, str] = FIGURES) -
 
 def _columns(scenario: Scenario, samples: Samples) -> dict[str, Callable[[Candidate], str]]:
     """Return what each cell is made by, by the name of its column."""
-    digits_of_rates = _digits(samples)
 
     def cell(figure: Callable[[Sample], float | None], digits: int) -> Callable[[Candidate], str]:
         return lambda candidate: _shown(median(samples[candidate], figure), digits)
 
-    def extreme(choose: Callable[[list[float]], float]) -> Callable[[Candidate], str]:
-        return lambda candidate: _shown(
-            choose(rates) if (rates := [run.rate for run in samples[candidate] if run]) else None,
-            digits_of_rates,
-        )
-
-    def against(other: Candidate) -> Callable[[Candidate], str]:
-        return lambda candidate: _ratio_shown(ratios(samples, candidate, other))
-
-    def against_best(candidate: Candidate) -> str:
-        best = best_peer(samples, threads_to_compare_with(samples, candidate))
-        return "" if best is None else against(best)(candidate)
+    def against_ours(candidate: Candidate) -> str:
+        ours = ours_to_compare_with(samples, candidate)
+        return "" if ours is None else _ratio_shown(ratios(samples, candidate, ours))
 
     columns = {
-        "requests/s": cell(lambda run: run.rate, digits_of_rates),
-        "min": extreme(min),
-        "max": extreme(max),
+        "requests/s": cell(lambda run: run.rate, _digits(samples)),
+        "x penstock": against_ours,
         "CPU µs/request": cell(lambda run: run.cpu_us, 1),
         "p50 ms": cell(lambda run: run.p50_ms, 2),
         "p99 ms": cell(lambda run: run.p99_ms, 2),
-        "x best peer": against_best,
     }
-    columns |= {f"x {other.peer}": against(other) for other in (NGINX, FLOOR) if other in samples}
+    if any(run and run.p999_ms is not None for runs in samples.values() for run in runs):
+        columns["p99.9 ms"] = cell(lambda run: run.p999_ms, 2)
     if scenario.with_and_without:
         columns["x without"] = cell(lambda run: run.alone and run.rate / run.alone, 2)
     if scenario.idle:
         columns["KiB/idle"] = cell(lambda run: run.idle_kib, 2)
+    if scenario.load.posted:
+        columns["peak MiB"] = cell(lambda run: run.peak_mib, 0)
     columns["load core"] = lambda candidate: _share_shown(samples[candidate])
     columns["errors"] = lambda candidate: _errors(samples[candidate])
     return columns
@@ -174,13 +213,13 @@ def _shown(number: float | None, digits: int) -> str:
 
 
 def _ratio_shown(found: Sequence[float]) -> str:
-    """Return the median of ratios with the interval that holds it."""
+    """Return the median of ratios with their quartiles."""
     if not found:
         return ""
     middle = f"{statistics.median(found):.2f}"
     if len(found) == 1:
         return middle
-    low, high = interval(found)
+    low, high = quartiles(found)
     return f"{middle} ({low:.2f} to {high:.2f})"
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from harness.counting import Count
 from harness.footprint import Figure
 from harness.load import Sample
 from harness.servers import Candidate
@@ -26,6 +27,7 @@ class Results:
     outcomes: dict[Key, Sample | str] = field(default_factory=dict)
     """What was measured, or why that failed."""
     figures: list[Figure] = field(default_factory=list)
+    counts: list[Count] = field(default_factory=list)
 
     def add(self, key: Key, outcome: Sample | str) -> None:
         """Keep the outcome of a run."""
@@ -43,6 +45,11 @@ class Results:
         """Keep what was measured of a server at rest."""
         self.figures += figures
         self._write({"figures": [dataclasses.asdict(figure) for figure in figures]})
+
+    def add_count(self, count: Count) -> None:
+        """Keep what a request costs a server."""
+        self.counts.append(count)
+        self._write({"count": dataclasses.asdict(count)})
 
     def of(self, scenario: str, candidate: Candidate, rounds: int) -> list[Sample | None]:
         """Return a candidate's samples by round; None for what failed or is still to come."""
@@ -85,6 +92,9 @@ def read(path: Path) -> Results:
             break
         if "figures" in line:
             results.figures += [Figure(**figure) for figure in line["figures"]]
+            continue
+        if "count" in line:
+            results.counts.append(Count(**line["count"]))
             continue
         key = (line["scenario"], Candidate(line["peer"], line["threads"]), line["round"])
         results.outcomes[key] = line.get("failure") or Sample(**line["sample"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import http.client
 import os
 import shutil
@@ -10,13 +11,14 @@ import socket
 import ssl
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
 from harness import environment
+from harness.proxies import Proxy
 
 HOST = "127.0.0.1"
 READY_SECONDS = 20.0
@@ -55,6 +57,10 @@ class Peer:
     """{host}, {port}, {threads}, {application}, {logging}, {closing} and {config} are filled in."""
     distributions: tuple[str, ...] = ()
     """What installs it, as requirements/bench.txt pins it; the first one's version counts."""
+    module: str = ""
+    """What has to be importable: a wheel can be installed and yet not load."""
+    strips: str = ""
+    """Files of site-packages, as a pattern, with debug information that valgrind cannot read."""
     kind: Kind = Kind.PEER
     threaded: bool = True
     """Whether it can call the application in more than one thread."""
@@ -65,6 +71,8 @@ class Peer:
     """The flags with which it sends the files of {directory} for /files; empty if it cannot."""
     tls: str = ""
     """The flags for TLS with the pair of {certificate} and {key}; empty if it cannot."""
+    workers: str = ""
+    """The flag for the number of worker processes, {workers}; empty if it has one."""
 
 
 _PENSTOCK = """
@@ -75,20 +83,19 @@ _PENSTOCK_FILES = "--static /files={directory}"
 _PENSTOCK_TLS = "--certfile {certificate} --keyfile {key}"
 _PENSTOCK_LOG = AccessLog("--access-logfile none", "--access-logfile {log}")
 
-# It has no command of its own.
-_BJOERN = "python {benchmarks}/runners.py bjoern {application} {host} {port}"
-
-_FASTPYSGI = "python {benchmarks}/runners.py fastpysgi {application} {host} {port}"
+# Those that have no command of their own.
+_RUNNER = "python {benchmarks}/runners.py"
+_RUN = "{application} {host} {port}"
 
 # It answers as many requests at a time as its backlog is long, and counts idle connections too.
 _GRANIAN = """
-    granian --interface wsgi --host {host} --port {port} --workers 1 --runtime-threads 1
+    granian --interface wsgi --host {host} --port {port} --runtime-threads 1
     --blocking-threads {threads} --backlog 20000 {logging} {application}
 """
 
 # Of its own it ends idle connections after 2 s, and takes 1,000.
 _GUNICORN = """
-    gunicorn {application} --bind={host}:{port} --workers=1 --worker-class=gthread
+    gunicorn {application} --bind={host}:{port} --worker-class=gthread
     --threads={threads} --worker-connections=20000 --keep-alive=75 --no-control-socket
     --log-level=warning {logging}
 """
@@ -98,7 +105,7 @@ _GUNICORN_LOG = AccessLog("", "--access-logfile {log}")
 # With its router, since http11-socket gives each connection a thread for as long as it stays.
 _UWSGI = """
     uwsgi --http {host}:{port} --http-keepalive --http-auto-chunked --module {application}
-    --processes 1 --threads {threads} --die-on-term --max-fd 20000 {logging}
+    --threads {threads} --die-on-term --max-fd 20000 {logging}
 """
 
 # Of its own it takes 100 connections, too few for some scenarios.
@@ -115,6 +122,13 @@ _PEREGRINE = """
     {application}
 """
 
+# Of its own it ends idle connections after 5 s, and takes bodies of 16 MiB.
+_WEFT = """
+    weft --host {host} --port {port} --protocol wsgi --wsgi-threads {threads} --no-auto-venv
+    --max-connections 20000 --max-body 1073741824 --keep-alive 75 --log-level warning
+    {logging} {application}
+"""
+
 PEERS = {
     peer.name: peer
     for peer in (
@@ -122,25 +136,27 @@ PEERS = {
             "penstock",
             _PENSTOCK + "--transport native",
             ("penstock",),
-            Kind.OURS,
+            kind=Kind.OURS,
             access_log=_PENSTOCK_LOG,
             files=_PENSTOCK_FILES,
             tls=_PENSTOCK_TLS,
+            workers="--workers {workers}",
         ),
         Peer(
             "penstock-python",
             _PENSTOCK + "--transport python",
             ("penstock",),
-            Kind.OURS,
+            kind=Kind.OURS,
             access_log=_PENSTOCK_LOG,
             files=_PENSTOCK_FILES,
             tls=_PENSTOCK_TLS,
+            workers="--workers {workers}",
         ),
         Peer(
             "penstock-streaming",
             _PENSTOCK + "--transport native --stream-requests",
             ("penstock",),
-            Kind.OURS,
+            kind=Kind.OURS,
             access_log=_PENSTOCK_LOG,
             tls=_PENSTOCK_TLS,
             everywhere=False,
@@ -149,33 +165,44 @@ PEERS = {
             "penstock-alone",
             _PENSTOCK + "--transport native --no-supervisor --timeout 0",
             ("penstock",),
-            Kind.OURS,
+            kind=Kind.OURS,
             access_log=_PENSTOCK_LOG,
             everywhere=False,
+        ),
+        Peer("bjoern", f"{_RUNNER} bjoern {_RUN}", ("bjoern",), "bjoern", threaded=False),
+        Peer(
+            "fastpysgi",
+            f"{_RUNNER} fastpysgi {_RUN}",
+            ("fastpysgi",),
+            "fastpysgi",
+            threaded=False,
+            workers="--workers {workers}",
         ),
         Peer(
-            "penstock-two",
-            _PENSTOCK + "--transport native --workers 2",
-            ("penstock",),
-            Kind.OURS,
-            access_log=_PENSTOCK_LOG,
-            everywhere=False,
+            "freastal",
+            f"{_RUNNER} freastal {_RUN}",
+            ("freastal",),
+            "freastal",
+            threaded=False,
+            tls="--certificate {certificate} --key {key}",
+            workers="--workers {workers}",
         ),
-        Peer("bjoern", _BJOERN, ("bjoern",), threaded=False),
-        Peer("fastpysgi", _FASTPYSGI, ("fastpysgi",), threaded=False),
         Peer(
             "granian",
             _GRANIAN,
             ("granian",),
+            "granian",
             access_log=AccessLog("--no-log", "--log --access-log"),
             files="--static-path-route /files --static-path-mount {directory}",
             tls="--ssl-certificate {certificate} --ssl-keyfile {key}",
+            workers="--workers {workers}",
         ),
         Peer(
             "uwsgi",
             _UWSGI,
             ("uWSGI",),
             access_log=AccessLog("--disable-logging", "--logto {log}"),
+            workers="--processes {workers}",
         ),
         Peer(
             "gunicorn",
@@ -183,6 +210,7 @@ PEERS = {
             ("gunicorn", "gunicorn_h1c"),
             access_log=_GUNICORN_LOG,
             tls=_GUNICORN_TLS,
+            workers="--workers={workers}",
         ),
         Peer(
             "gunicorn-python",
@@ -195,8 +223,21 @@ PEERS = {
             "peregrine",
             _PEREGRINE,
             ("peregrine-server",),
+            "peregrine",
+            strips="peregrine/_native*.so",
             files="--static-dir /files={directory}",
             tls="--tls-cert {certificate} --tls-key {key}",
+            workers="--workers {workers}",
+        ),
+        Peer(
+            "weft",
+            _WEFT,
+            ("weft-server",),
+            "weft",
+            access_log=AccessLog("", "--access-log"),
+            files="--static-dir /files={directory}",
+            tls="--tls-cert {certificate} --tls-key {key}",
+            workers="--workers {workers}",
         ),
         Peer("waitress", _WAITRESS, ("waitress",)),
         Peer("nginx", "nginx -c {config}", kind=Kind.REFERENCE, threaded=False),
@@ -204,6 +245,9 @@ PEERS = {
     )
 }
 
+_NGINX_PAIR = """ssl_certificate {certificate};
+        ssl_certificate_key {key};
+        ssl_protocols TLSv1.3;"""
 # Of its own it closes a connection after 1,000 requests.
 _NGINX_CONFIG = """
 daemon off;
@@ -221,9 +265,7 @@ http {{
     scgi_temp_path {folder}/nginx-scgi;
     server {{
         listen {host}:{port} {tls} backlog=2048;
-        ssl_certificate {certificate};
-        ssl_certificate_key {key};
-        ssl_protocols TLSv1.3;
+        {pair}
         location /hello {{ default_type text/plain; return 200 "Hello, world!\\n"; }}
         location /files/ {{ alias {directory}/; sendfile on; tcp_nopush on; }}
         location = /bytes-1-mib {{ alias {directory}/1-mib.bin; sendfile on; tcp_nopush on; }}
@@ -246,6 +288,11 @@ class Setup:
     files: bool = False
     """Whether the server itself sends files."""
     tls: bool = False
+    workers: int = 1
+    proxy: Proxy | None = None
+    """What the load goes through; it runs on the core of the load."""
+    counted: bool = False
+    """Whether Penstock runs as it is counted: see counted.py."""
 
 
 PLAIN = Setup()
@@ -269,6 +316,7 @@ class Running:
     candidate: Candidate
     process: subprocess.Popen[bytes]
     port: int
+    """Where the load goes: the server's, or that of the proxy in front of it."""
     folder: Path
     """What it writes is in here."""
     tls: bool = False
@@ -280,16 +328,18 @@ class Running:
     def url(self, path: str) -> str:
         return f"{'https' if self.tls else 'http'}://{HOST}:{self.port}{path}"
 
-    def wait_until_ready(self) -> None:
+    def wait_until_ready(
+        self, seconds: float = READY_SECONDS, poll_seconds: float = POLL_SECONDS
+    ) -> None:
         """Return when the server answers. Raises `EnvironmentProblem` where it does not."""
-        deadline = time.monotonic() + READY_SECONDS
+        deadline = time.monotonic() + seconds
         while not self._answers():
             self.check()
             if time.monotonic() > deadline:
                 raise environment.EnvironmentProblem(
                     f"{self.candidate} gives no good answer:\n{self._log()}"
                 )
-            time.sleep(POLL_SECONDS)
+            time.sleep(poll_seconds)
 
     def check(self) -> None:
         """Raise `EnvironmentProblem` where the server has ended."""
@@ -345,11 +395,17 @@ class Running:
 
 @contextmanager
 def running(
-    candidate: Candidate, setup: Setup = PLAIN, source: Path = environment.SNAPSHOT
+    candidate: Candidate,
+    setup: Setup = PLAIN,
+    source: Path = environment.SNAPSHOT,
+    tool: Sequence[str] = (),
+    ready_seconds: float = READY_SECONDS,
+    poll_seconds: float = POLL_SECONDS,
 ) -> Iterator[Running]:
     """Run a server, pinned to its core, for as long as the block lasts.
 
-    ``source`` is where Penstock is imported from.
+    ``source`` is where Penstock is imported from. ``tool`` is a program, with its arguments, that
+    the server runs under; it has {folder} filled in.
     """
     port = free_port()
     folder = SERVERS / f"{candidate.peer}-{port}"
@@ -357,11 +413,37 @@ def running(
     values = _values(candidate, setup, port, folder)
     if candidate.peer == "nginx":
         (folder / "nginx.conf").write_text(_NGINX_CONFIG.format(**values))
+    under = [part.format(folder=folder) for part in tool]
+    if under:
+        under[0] = _path(under[0])
+    command = under + _command(candidate, setup, values, source)
+    processes = [_start(command, environment.cores()[0], folder, source)]
+    server = Running(candidate, processes[0], port, folder, setup.tls)
+    try:
+        server.wait_until_ready(ready_seconds, poll_seconds)
+        if setup.proxy is not None:
+            front = free_port()
+            command = [_path(setup.proxy.program), *setup.proxy.command(folder, HOST, port, front)]
+            processes.append(_start(command, environment.cores()[1], folder, source))
+            server = dataclasses.replace(server, port=front)
+            server.wait_until_ready()
+        yield server
+        server.check()
+    finally:
+        for process in reversed(processes):
+            _stop(process)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start(command: list[str], core: int, folder: Path, source: Path) -> subprocess.Popen[bytes]:
     variables = environment.server_variables()
     variables["PYTHONPATH"] = f"{source}:{environment.BENCHMARKS}"
-    with _log_path(folder).open("wb") as output:
-        process = subprocess.Popen(
-            _command(candidate, setup, values, source),
+    variables["PYTHONHASHSEED"] = "0"  # so that counts repeat themselves
+    with _log_path(folder).open("ab") as output:
+        return subprocess.Popen(
+            # taskset replaces itself by the program: the process id stays, and threads inherit the
+            # core.
+            ["taskset", "-c", str(core), *command],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -369,32 +451,26 @@ def running(
             env=variables,
             start_new_session=True,
         )
-    server = Running(candidate, process, port, folder, setup.tls)
-    try:
-        server.wait_until_ready()
-        yield server
-        server.check()
-    finally:
-        _stop(process)
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _values(candidate: Candidate, setup: Setup, port: int, folder: Path) -> dict[str, object]:
     """Return what is filled into commands and configurations."""
+    pair = {"certificate": environment.CERTIFICATE, "key": environment.KEY}
     return {
         "host": HOST,
         "port": port,
         "threads": candidate.threads,
+        "workers": setup.workers,
         "application": setup.application,
         "closing": "close" if setup.closing else "",
         "tls": "ssl" if setup.tls else "",
+        "pair": _NGINX_PAIR.format(**pair) if setup.tls else "",
         "config": folder / "nginx.conf",
         "folder": folder,
         "benchmarks": environment.BENCHMARKS,
         "directory": environment.SERVED_FOLDER,
-        "certificate": environment.CERTIFICATE,
-        "key": environment.KEY,
         "log": folder / "access.log",
+        **pair,
     }
 
 
@@ -406,6 +482,7 @@ def _command(
     if peer.access_log is not None:
         logging = peer.access_log.on if setup.access_log else peer.access_log.off
     flags = [peer.command.format(**values, logging=logging.format(**values))]
+    flags.append(peer.workers.format(**values))
     if peer.kind is Kind.OURS:
         flags.append(setup.ours)
     if setup.files:
@@ -413,14 +490,21 @@ def _command(
     if setup.tls:
         flags.append(peer.tls.format(**values))
     program, *rest = " ".join(flags).split()
-    if program == "penstock" and source != environment.SNAPSHOT:
+    if program == "penstock" and setup.counted:
+        # The process that is counted has to serve itself, and not a child of it.
+        counted = str(environment.BENCHMARKS / "counted.py")
+        program, rest = "python", [counted, *rest, "--no-supervisor"]
+    elif program == "penstock" and source != environment.SNAPSHOT:
         # The installed command names a module that another checkout may not have.
         program, rest = "python", ["-m", "penstock", *rest]
+    return [_path(program), *rest]
+
+
+def _path(program: str) -> str:
     path = environment.program(program)
     if path is None:
         raise environment.EnvironmentProblem(f"{program} is not installed")
-    # taskset replaces itself by the server: the process id stays, and threads inherit the core.
-    return ["taskset", "-c", str(environment.cores()[0]), str(path), *rest]
+    return str(path)
 
 
 def free_port() -> int:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.load import Sample
-from harness.scenarios import FLOOR, NGINX, SLOW_GUNICORN, Measure, Scenario, Target
+from harness.scenarios import Measure, Scenario, Target
 from harness.servers import PEERS, Candidate, Kind
+from harness.turns import quartiles
 
 Samples = Mapping[Candidate, Sequence[Sample | None]]
 """What was measured, one for each round; None where that failed."""
@@ -21,89 +22,141 @@ TOLERABLE_ERRORS = 0.001
 class Verdict:
     """A target, and what was measured of it."""
 
-    scenario: Scenario
-    target: Target
+    scenario: str
+    """The title."""
+    server: str
+    what: str
+    bound: float
+    at_most: bool
     value: float | None
     """None where it was not measured."""
+    digits: int = 2
+    quartiles: tuple[float, float] | None = None
+    """Of the ratios that the value is the median of."""
+    compared_with: str = ""
+    """The best peer, where one was looked for."""
     by_cpu: float | None = None
     """The same ratio by processor time for a request, which others disturb less than the rate."""
 
     @property
     def met(self) -> bool:
-        """Whether the target is reached, in two decimals."""
+        """Whether the target is reached, in the decimals that are shown."""
         if self.value is None:
             return False
-        shown = round(self.value, 2)
-        return (
-            shown <= self.target.bound
-            if self.target.measure.at_most
-            else (shown >= self.target.bound)
-        )
+        shown = round(self.value, self.digits)
+        return shown <= self.bound if self.at_most else shown >= self.bound
 
 
-def verdicts(scenario: Scenario, samples: Samples) -> list[Verdict]:
-    """Return one for each target of the scenario whose candidate was to be measured."""
+def verdicts(scenario: Scenario, samples: Samples, aside: Collection[str] = ()) -> list[Verdict]:
+    """Return one for each target of the scenario whose candidate was to be measured.
+
+    ``aside`` are the peers that fail in what the scenario needs: none of them is the best.
+    """
+    lawful = {candidate: runs for candidate, runs in samples.items() if candidate.peer not in aside}
     return [
-        Verdict(scenario, target, value(scenario, samples, target), by_cpu(samples, target))
+        _verdict(scenario, lawful, samples, target)
         for target in scenario.targets
         if target.candidate in samples
     ]
 
 
-def value(scenario: Scenario, samples: Samples, target: Target) -> float | None:
-    """Return what was measured for a target; None where something for it is missing."""
-    ours = target.candidate
+def _verdict(scenario: Scenario, lawful: Samples, samples: Samples, target: Target) -> Verdict:
+    other = _other(lawful, target)
+    is_searched = target.measure in (Measure.BEST_PEER, Measure.P999_BY_PEER)
+    return Verdict(
+        scenario=scenario.title,
+        server=str(target.candidate),
+        what=target.what,
+        bound=target.bound,
+        at_most=target.measure.at_most,
+        value=value(scenario, samples, target, other),
+        quartiles=_quartiles(samples, target, other),
+        compared_with=str(other) if other and is_searched else "",
+        by_cpu=_by_cpu(lawful, target, other),
+    )
+
+
+def value(
+    scenario: Scenario, samples: Samples, target: Target, other: Candidate | None
+) -> float | None:
+    """Return what was measured for a target; None where something for it is missing.
+
+    ``other`` is whose figure that of the candidate is compared with, where that is so.
+    """
+    runs = samples[target.candidate]
     match target.measure:
-        case Measure.BEST_PEER:
-            best = best_peer(samples, ours.threads)
-            return None if best is None else ratio(samples, ours, best)
-        case Measure.NGINX:
-            return ratio(samples, ours, NGINX)
-        case Measure.FLOOR:
-            return ratio(samples, ours, FLOOR)
-        case Measure.WAITRESS:
-            return ratio(samples, ours, Candidate("waitress", ours.threads))
-        case Measure.GUNICORN:
-            return ratio(samples, ours, SLOW_GUNICORN)
-        case Measure.ONE_THREAD:
-            return ratio(samples, ours, Candidate(ours.peer, 1))
-        case Measure.UNSUPERVISED:
-            return ratio(samples, ours, Candidate("penstock-alone", ours.threads))
+        case Measure.BEST_PEER | Measure.PEER | Measure.ONE_THREAD:
+            return ratio(samples, target.candidate, other) if other else None
+        case Measure.P999_BY_PEER:
+            return ratio(samples, target.candidate, other, _p999) if other else None
         case Measure.ALONE:
-            return median(samples[ours], lambda run: run.alone and run.rate / run.alone)
+            return median(runs, lambda run: run.alone and run.rate / run.alone)
         case Measure.LAW:
             law = scenario.law
-            return median(samples[ours], lambda run: law and run.rate / law)
+            return median(runs, lambda run: law and run.rate / law)
         case Measure.P99_MS:
-            return median(samples[ours], lambda run: run.p99_ms)
+            return median(runs, lambda run: run.p99_ms)
+        case Measure.P99_BY_P50:
+            return median(runs, lambda run: run.p50_ms and run.p99_ms / run.p50_ms)
         case Measure.IDLE_KIB:
-            return median(samples[ours], lambda run: run.idle_kib)
+            return median(runs, lambda run: run.idle_kib)
+        case Measure.PEAK_MIB:
+            return max((run.peak_mib for run in runs if run and run.peak_mib), default=None)
 
 
-def by_cpu(samples: Samples, target: Target) -> float | None:
-    """Return how many times the processor time of ours the other takes for a request.
+def _quartiles(
+    samples: Samples, target: Target, other: Candidate | None
+) -> tuple[float, float] | None:
+    if other is None:
+        return None
+    figure = _p999 if target.measure is Measure.P999_BY_PEER else _rate
+    found = ratios(samples, target.candidate, other, figure)
+    return quartiles(found) if len(found) > 1 else None
 
-    None where the target compares with no other server, or something was not measured.
-    """
-    ours = target.candidate
+
+def _other(lawful: Samples, target: Target) -> Candidate | None:
     match target.measure:
         case Measure.BEST_PEER:
-            others = sound_peers(samples, ours.threads)
-        case Measure.NGINX:
-            others = [NGINX]
-        case Measure.FLOOR:
-            others = [FLOOR]
+            return best_peer(lawful, target.candidate)
+        case Measure.P999_BY_PEER:
+            tails = {
+                peer: tail
+                for peer in sound_peers(lawful, target.threads)
+                if (tail := median(lawful[peer], lambda run: run.p999_ms))
+            }
+            return min(tails, key=tails.__getitem__, default=None)
+        case Measure.ONE_THREAD:
+            return Candidate(target.peer, 1)
+        case _:
+            return target.against
+
+
+def _by_cpu(lawful: Samples, target: Target, other: Candidate | None) -> float | None:
+    """Return how many times the processor time of ours another takes for a request.
+
+    That is the cheapest peer where the best is looked for, and not the fastest. None where the
+    target is not one of rates against another server's, or something was not measured.
+    """
+    match target.measure:
+        case Measure.BEST_PEER:
+            others = sound_peers(lawful, target.threads)
+        case Measure.PEER:
+            others = [other] if other else []
         case _:
             return None
-    costs = [cost for other in others if (cost := ratio(samples, other, ours, _cost))]
-    return min(costs, default=None)
+    costs = [ratio(lawful, each, target.candidate, _cost) for each in others]
+    return min((cost for cost in costs if cost), default=None)
 
 
-def best_peer(samples: Samples, threads: int) -> Candidate | None:
-    """Return the fastest WSGI peer with ``threads`` threads, or with one where it has no more."""
+def best_peer(samples: Samples, ours: Candidate) -> Candidate | None:
+    """Return the fastest peer, by the ratios to ours.
+
+    Those with as many threads as ours are looked at, or with one where a peer has no more.
+    """
     rates = {
-        candidate: median(samples[candidate], _rate) or 0.0
-        for candidate in sound_peers(samples, threads)
+        peer: found
+        for peer in sound_peers(samples, ours.threads)
+        if (found := ratio(samples, peer, ours))
     }
     return max(rates, key=rates.__getitem__, default=None)
 
@@ -120,13 +173,14 @@ def sound_peers(samples: Samples, threads: int) -> list[Candidate]:
     ]
 
 
-def threads_to_compare_with(samples: Samples, candidate: Candidate) -> int:
-    """Return the number of threads of those that a row of the table is compared with.
+def ours_to_compare_with(samples: Samples, candidate: Candidate) -> Candidate | None:
+    """Return our own row that a row of the table is compared with: of as many threads.
 
-    A server without threads is compared with others that have one, where there are such.
+    A row without such a one, as that of a server without threads, is compared with the first.
     """
-    found = {each.threads for each in samples if PEERS[each.peer].threaded}
-    return candidate.threads if candidate.threads in found or not found else max(found)
+    ours = [each for each in samples if each.peer == "penstock"]
+    same = [each for each in ours if each.threads == candidate.threads]
+    return next(iter((*same, *ours)), None)
 
 
 def is_sound(runs: Sequence[Sample | None]) -> bool:
@@ -178,3 +232,7 @@ def _rate(run: Sample) -> float:
 
 def _cost(run: Sample) -> float:
     return run.cpu_us
+
+
+def _p999(run: Sample) -> float:
+    return run.p999_ms or 0.0

@@ -1,13 +1,14 @@
 """Servers that run at once, on the same core, and take the load by turns.
 
 What slows the machine for longer than a turn slows all of them, so that the ratio of two rates of
-one round stays. The median of these ratios is shown with an interval that assumes nothing of how
-they are distributed.
+one round stays. The median of these ratios is shown with its quartiles; where a check decides by
+it, with an interval that assumes nothing of how they are distributed.
 """
 
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -17,11 +18,21 @@ Turn = TypeVar("Turn")
 
 
 def order(turns: Sequence[Turn], number: int) -> list[Turn]:
-    """Return the turns of a round: every second round goes backwards.
+    """Return the turns of a round: each begins one place further, every second goes backwards.
 
     So no server always comes first, or always after the same other one.
     """
-    return list(turns) if number % 2 else list(reversed(turns))
+    start = (number - 1) // 2 % len(turns) if turns else 0
+    rotated = [*turns[start:], *turns[:start]]
+    return rotated if number % 2 else rotated[::-1]
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float]:
+    """Return the first and the third quartile; of one value, that value twice."""
+    if len(values) == 1:
+        return values[0], values[0]
+    first, _, third = statistics.quantiles(values, n=4, method="inclusive")
+    return first, third
 
 
 def interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float]:

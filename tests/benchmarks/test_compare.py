@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
+from itertools import pairwise, permutations
 
 import pytest
 
 from compare import NAMES, USUAL, Compared, threads_of
 from harness.scenarios import SCENARIOS
-from harness.turns import interval, order
+from harness.turns import interval, order, quartiles
 
 
 def test_the_interval_of_ten_values_ends_with_the_second_and_the_ninth() -> None:
@@ -49,3 +51,16 @@ def test_what_is_compared_is_among_the_scenarios() -> None:
 def test_no_server_always_comes_after_the_same_other_one() -> None:
     assert order("abc", 1) == ["a", "b", "c"]
     assert order("abc", 2) == ["c", "b", "a"]
+    assert order("abc", 3) == ["b", "c", "a"]
+    before = [
+        (first, second)
+        for number in range(1, 7)
+        for first, second in pairwise(order("abc", number))
+    ]
+    assert {before.count(pair) for pair in permutations("abc", 2)} == {2}
+    assert Counter(order("abc", number)[0] for number in range(1, 7)) == {"a": 2, "b": 2, "c": 2}
+
+
+def test_quartiles_hold_the_middle_half() -> None:
+    assert quartiles([4.0, 1.0, 5.0, 2.0, 3.0]) == (2.0, 4.0)
+    assert quartiles([7.0]) == (7.0, 7.0)

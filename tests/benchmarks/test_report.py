@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from harness import installing, page, report
+from harness.counting import Count
 from harness.environment import EnvironmentProblem
 from harness.load import Answered, Sample, parse
-from harness.scenarios import NGINX, SCENARIOS, Load, Measure, Scenario, Target
+from harness.scenarios import NGINX, SCENARIOS, Load, Scenario
 from harness.servers import PEERS, Candidate
 from harness.targets import Samples, Verdict
 
@@ -29,18 +30,34 @@ def cells(samples: Samples) -> list[dict[str, str]]:
 def test_a_row_holds_median_extremes_and_all_errors() -> None:
     [row] = cells({OURS: [sample(3000, errors=1), sample(1000, errors=2), sample(2000)]})
     assert row["server"] == "penstock, 4 threads"
-    assert (row["requests/s"], row["min"], row["max"]) == ("2,000", "1,000", "3,000")
+    assert row["requests/s"] == "2,000"
     assert row["errors"] == "3"
 
 
-def test_a_row_compares_with_the_best_peer() -> None:
+def test_a_row_compares_with_ours() -> None:
     ours, theirs = cells({OURS: [sample(100)], THEIRS: [sample(50)]})
-    assert (ours["x best peer"], theirs["x best peer"]) == ("2.00", "1.00")
+    assert (ours["x penstock"], theirs["x penstock"]) == ("1.00", "0.50")
 
 
 def test_a_server_that_answered_nothing_does_not_break_the_table() -> None:
-    ours, theirs = cells({OURS: [sample(100)], THEIRS: [sample(0)]})
-    assert (ours["x best peer"], theirs["requests/s"]) == ("", "0.0")
+    ours, theirs = cells({OURS: [sample(0)], THEIRS: [sample(100)]})
+    assert (theirs["x penstock"], ours["requests/s"]) == ("", "0.0")
+
+
+def test_a_server_that_stands_aside_comes_last_and_in_parentheses() -> None:
+    samples = {THEIRS: [sample(50)], OURS: [sample(100)]}
+    _, *rows = report.scenario_table(SCENARIO, samples, {"waitress": "never calls close()"})
+    assert [row[0] for row in rows] == ["penstock, 4 threads", "(waitress, 4 threads)"]
+    assert report.aside_lines({"waitress": "never calls\nclose()"}) == [
+        "- waitress is not compared with: it never calls close()"
+    ]
+
+
+def test_a_count_that_failed_has_a_reason_and_no_figure() -> None:
+    found = [Count("granian", "hello", None, 3.0, "callgrind: ended"), Count("a", "hello", 5.0)]
+    table = report.counts_table(found, lambda count: count.instructions, 0)
+    assert table == [["server", "hello"], ["a", "5"]]
+    assert report.count_failure_lines(found) == ["- granian: not counted: callgrind: ended"]
 
 
 def test_a_server_that_failed_has_a_row_and_a_reason() -> None:
@@ -60,10 +77,10 @@ def test_many_errors_are_marked() -> None:
     assert row["errors"] == "5,000 (!)"
 
 
-def test_a_ratio_is_shown_with_the_interval_of_its_median() -> None:
+def test_a_ratio_is_shown_with_its_quartiles() -> None:
     ours = [sample(rate) for rate in (100, 120, 90)]
-    ours_row, _ = cells({OURS: ours, THEIRS: [sample(100)] * 3})
-    assert ours_row["x best peer"] == "1.00 (0.90 to 1.20)"
+    _, theirs = cells({OURS: [sample(100)] * 3, THEIRS: ours})
+    assert theirs["x penstock"] == "1.00 (0.95 to 1.10)"
 
 
 def test_the_share_of_its_core_that_made_the_load_is_shown() -> None:
@@ -76,19 +93,21 @@ def test_columns_are_there_where_the_scenario_gives_them() -> None:
     run = replace(sample(90), alone=100.0, idle_kib=0.5)
     header, row = report.scenario_table(scenario, {NGINX: [sample(45)], OURS: [run]})[::2]
     shown = dict(zip(header, row, strict=True))
-    assert (shown["x nginx"], shown["x without"], shown["KiB/idle"]) == ("2.00", "0.90", "0.50")
-    assert "x floor" not in shown
+    assert (shown["x without"], shown["KiB/idle"]) == ("0.90", "0.50")
+    assert "p99.9 ms" not in shown
 
 
 def test_a_target_that_is_missed_stands_out() -> None:
-    missed = Verdict(SCENARIO, Target(Measure.P99_MS, 2.5), 3.0, by_cpu=1.25)
-    reached = Verdict(SCENARIO, Target(Measure.LAW, 0.9), 0.95)
-    unknown = Verdict(SCENARIO, Target(Measure.LAW, 0.9), None)
-    _, *rows = report.targets_table([missed, reached, unknown])
+    missed = Verdict("hello", "penstock", "p99", 2.5, at_most=True, value=3.0, by_cpu=1.25)
+    reached = Verdict("hello", "penstock", "rate", 0.9, at_most=False, value=0.95)
+    unknown = Verdict("hello", "penstock", "rate", 0.9, at_most=False, value=None)
+    spread = replace(reached, quartiles=(0.9, 1.0))
+    _, *rows = report.targets_table([missed, reached, unknown, spread])
     assert [row[-4:] for row in rows] == [
         ["at most 2.5", "3.00", "**no**", "1.25"],
         ["at least 0.9", "0.95", "yes", ""],
         ["at least 0.9", "not measured", "**no**", ""],
+        ["at least 0.9", "0.95 (0.90 to 1.00)", "yes", ""],
     ]
 
 

@@ -5,13 +5,15 @@ from pathlib import Path
 import pytest
 
 from harness import results
+from harness.counting import Count
 from harness.footprint import Figure
 from harness.load import Sample
 from harness.servers import Candidate
 
 OURS = Candidate("penstock", 1)
 SAMPLE = Sample(100.0, 20.0, 1.0, 2.0, requests=1000, errors=0, disturbance=0.0, alone=110.0)
-FIGURE = Figure("penstock", "memory", "18 MiB", "< 30")
+FIGURE = Figure("penstock", "memory", 18.0, "MiB", 1, 30.0)
+COUNT = Count("penstock", "hello", 22_000.0, 2.1)
 
 
 def test_what_was_found_is_read_again(tmp_path: Path) -> None:
@@ -19,6 +21,7 @@ def test_what_was_found_is_read_again(tmp_path: Path) -> None:
     found.add(("hello", OURS, 1), SAMPLE)
     found.add(("hello", OURS, 3), "has ended")
     found.add_figures([FIGURE])
+    found.add_count(COUNT)
     again = results.read(tmp_path / "file")
     assert again == found
     assert again.of("hello", OURS, 3) == [SAMPLE, None, None]
