@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, BinaryIO
 
 from penstock.telemetry.scoreboard import Slot
+from penstock.transport import ApplicationCalls, WebSocket
 from penstock.transport import Exchange as AnyExchange
-from penstock.transport import WebSocket
 from penstock.transport.config import TransportConfig
 from penstock.wsgi.headers import CheckHead
 from penstock.wsgi.response import ExcInfo, Response
@@ -78,6 +78,9 @@ class NativeTransport:
         slot: Slot,
     ) -> None: ...
     def next(self) -> Exchange | None: ...
+    def serve(
+        self, handle: Callable[[Exchange], None], calls: ApplicationCalls | None = None
+    ) -> None: ...
     def set_tls(self, material: object) -> None: ...  # only where it was built with TLS
     @staticmethod
     def check_tls(material: object) -> None: ...  # the same

@@ -137,9 +137,7 @@ def _environ(listener: Listener, threads: int) -> dict[str, Any]:
 def _serve(transport: Transport, gateway: Gateway) -> None:
     while True:
         try:
-            while (exchange := transport.next()) is not None:
-                gateway.handle(exchange)
-                exchange = None  # nothing of it is kept while the thread waits
+            transport.serve(gateway.handle, gateway.calls)
             return
         except Exception:
             LOGGER.exception("an exception in a serving thread")

@@ -26,14 +26,8 @@ impl ResponseMaker {
     }
 
     fn make(&self, py: Python<'_>, exchange: Py<Exchange>, is_head: bool) -> PyResult<Py<PyAny>> {
-        let response = FastResponse {
-            exchange: Some(exchange),
-            make_full: self.make_full.clone_ref(py),
-            is_head,
-            head: None,
-            finished: false,
-            full: None,
-        };
+        let make_full = self.make_full.clone_ref(py);
+        let response = FastResponse::new(exchange, is_head, make_full);
         Ok(Py::new(py, response)?.into_any())
     }
 }
@@ -55,6 +49,44 @@ pub struct FastResponse {
     head: Option<Head>,
     finished: bool,
     full: Option<Py<PyAny>>,
+}
+
+impl FastResponse {
+    /// See `ResponseMaker` for `make_full`.
+    pub fn new(exchange: Py<Exchange>, is_head: bool, make_full: Py<PyAny>) -> Self {
+        FastResponse {
+            exchange: Some(exchange),
+            make_full,
+            is_head,
+            head: None,
+            finished: false,
+            full: None,
+        }
+    }
+
+    /// Send the body that the application returned in one piece, and end the response; false where
+    /// the full response has to.
+    pub fn send_plain(slf: &Bound<'_, Self>, block: &Bound<'_, PyBytes>) -> PyResult<bool> {
+        let py = slf.py();
+        let size = block.as_bytes().len() as u64;
+        let (exchange, status, fields) = {
+            let response = slf.borrow();
+            match (&response.full, &response.head, &response.exchange) {
+                (None, Some(head), Some(exchange)) if head.length.is_none_or(|it| it == size) => {
+                    let (status, fields) = (head.status.clone_ref(py), head.fields.clone_ref(py));
+                    (exchange.clone_ref(py), status, fields)
+                }
+                _ => return Ok(false),
+            }
+        };
+        let exchange = exchange.bind(py);
+        exchange
+            .try_borrow_mut()?
+            .begin_response(status, fields, Some(size))?;
+        sending::finish(exchange, Some(block))?;
+        slf.borrow_mut().finished = true;
+        Ok(true)
+    }
 }
 
 #[pymethods]
@@ -103,30 +135,12 @@ impl FastResponse {
     /// Send the body that the application returned in one piece, and end the response. Returns true
     /// if that was all of it, and not more than its Content-Length.
     fn send_whole(slf: &Bound<'_, Self>, block: &Bound<'_, PyBytes>) -> PyResult<bool> {
-        let py = slf.py();
-        let size = block.as_bytes().len() as u64;
-        let plain = {
-            let response = slf.borrow();
-            match (&response.full, &response.head, &response.exchange) {
-                (None, Some(head), Some(exchange)) if head.length.is_none_or(|it| it == size) => {
-                    let (status, fields) = (head.status.clone_ref(py), head.fields.clone_ref(py));
-                    Some((exchange.clone_ref(py), status, fields))
-                }
-                _ => None,
-            }
-        };
-        let Some((exchange, status, fields)) = plain else {
-            let full = Self::full_response(slf)?;
-            let whole = full.call_method1(intern!(py, "send_whole"), (block,))?;
-            return whole.extract();
-        };
-        let exchange = exchange.bind(py);
-        exchange
-            .try_borrow_mut()?
-            .begin_response(status, fields, Some(size))?;
-        sending::finish(exchange, Some(block))?;
-        slf.borrow_mut().finished = true;
-        Ok(true)
+        if Self::send_plain(slf, block)? {
+            return Ok(true);
+        }
+        let full = Self::full_response(slf)?;
+        let whole = full.call_method1(intern!(slf.py(), "send_whole"), (block,))?;
+        whole.extract()
     }
 
     /// Return the full response, in the same state as this one. It takes over from here.
@@ -164,7 +178,7 @@ impl FastResponse {
     }
 
     /// Drop the reference to the exchange: `environ` leads here, and an application may keep it.
-    fn forget_exchange(slf: &Bound<'_, Self>) -> PyResult<()> {
+    pub fn forget_exchange(slf: &Bound<'_, Self>) -> PyResult<()> {
         let (exchange, full) = {
             let mut response = slf.borrow_mut();
             let full = response.full.as_ref().map(|it| it.clone_ref(slf.py()));

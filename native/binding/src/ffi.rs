@@ -46,3 +46,9 @@ pub fn latin1_bytes<'a, 'py: 'a>(
         Ok(std::slice::from_raw_parts(data, size))
     }
 }
+
+/// How many references there are to an object.
+pub fn references(object: &Bound<'_, PyAny>) -> isize {
+    // SAFETY: the object is alive while `object` is, and the interpreter is attached.
+    unsafe { pyo3::ffi::Py_REFCNT(object.as_ptr()) }
+}

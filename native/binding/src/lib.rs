@@ -6,6 +6,7 @@
 
 mod access_line;
 mod access_rules;
+mod application_calls;
 mod budgets;
 mod call_deadline;
 mod client_wait;

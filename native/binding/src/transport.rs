@@ -1,6 +1,7 @@
 //! The transport as Python sees it: `penstock.transport.Transport`.
 
 use crate::access_line::LineFormat;
+use crate::application_calls::ApplicationCalls;
 use crate::core::{Core, Writing};
 use crate::delivery::Delivery;
 use crate::edge;
@@ -220,6 +221,28 @@ impl NativeTransport {
         }
         self.leave(py, &thread_slot);
         Ok(None)
+    }
+
+    /// See `penstock.transport.Transport.serve`.
+    #[pyo3(signature = (handle, calls = None))]
+    fn serve(
+        &self,
+        py: Python<'_>,
+        handle: &Bound<'_, PyAny>,
+        calls: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        let calls = calls.map(ApplicationCalls::of).transpose()?;
+        while let Some(exchange) = self.next(py)? {
+            let exchange = exchange.into_bound(py);
+            let handled = match &calls {
+                Some(calls) => calls.handle(&exchange)?,
+                None => false,
+            };
+            if !handled {
+                handle.call1((exchange,))?;
+            }
+        }
+        Ok(())
     }
 
     /// `lasting` are the listeners, by their order, at which the kernel ignores new connections.

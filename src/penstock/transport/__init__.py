@@ -4,6 +4,9 @@ A worker's thread is this loop and nothing more::
 
     while (exchange := transport.next()) is not None:   # all socket work happens in here
         gateway.handle(exchange)                        # all of PEP 3333 happens in here
+
+`Transport.serve` is that loop. In native code it also does what `handle` does for the responses of
+most requests.
 """
 
 from __future__ import annotations
@@ -12,6 +15,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 if TYPE_CHECKING:
+    from wsgiref.types import WSGIApplication
+
     from penstock.edge.tls import TlsMaterial
     from penstock.transport.log_lines import RequestLog
     from penstock.wsgi.headers import CheckHead
@@ -236,6 +241,33 @@ class ResponseSupport(Protocol):
         """
 
 
+class ApplicationCalls(Protocol):
+    """What a transport calls the application with, in the place of `penstock.wsgi.gateway.Gateway`.
+
+    Each is what the gateway's `handle` consists of, and that says in which order.
+    """
+
+    application: WSGIApplication
+
+    make_full: Callable[[Exchange | None, bool], Response]
+    """See `ResponseSupport.response_maker`."""
+
+    def answer(
+        self, exchange: Exchange, response: FastResponse, body: BinaryIO, result: Any
+    ) -> None:
+        """Send and close what the application has returned. Raises nothing."""
+
+    def fail(
+        self,
+        exchange: Exchange,
+        response: FastResponse | None,
+        body: BinaryIO | None,
+        error: BaseException,
+        result: object = None,
+    ) -> None:
+        """Answer an exchange for which ``error`` was raised. Raises nothing."""
+
+
 class Transport(ResponseSupport, Protocol):
     """Everything between the listening sockets and the gateway. All methods are thread-safe."""
 
@@ -252,6 +284,15 @@ class Transport(ResponseSupport, Protocol):
 
     def next(self) -> Exchange | None:
         """Block until a request is ready for the application. Return None once drained."""
+
+    def serve(
+        self, handle: Callable[[Exchange], None], calls: ApplicationCalls | None = None
+    ) -> None:
+        """Call ``handle`` with each exchange of `next`, until there is none.
+
+        With ``calls``, which do the same as ``handle``, the transport may call the application
+        itself. Raises what `next` and ``handle`` raise.
+        """
 
     def drain(self, *, hand_over: bool = False) -> None:
         """Accept the connections in the accept queues, then no more; finish the requests.

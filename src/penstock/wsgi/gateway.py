@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 from contextlib import suppress
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from penstock import messages
 from penstock.errors import (
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from wsgiref.types import WSGIApplication
 
-    from penstock.transport import Exchange, Outlet, ResponseSupport, WebSocket
+    from penstock.transport import ApplicationCalls, Exchange, Outlet, ResponseSupport, WebSocket
     from penstock.wsgi.headers import CheckHead
 
 JOIN_LIMIT = 64 * 1024
@@ -86,7 +86,7 @@ class Gateway:
         With ``filters`` that native code is not used, and responses are sent through their outlets.
         ``note_failure`` is called with what the application raises, and must not raise anything.
         """
-        self._application = application
+        self.application = application
         self._logger = logger
         self._sendfile = sendfile
         self._first: First | None = None
@@ -106,24 +106,28 @@ class Gateway:
         if filters is not None:
             check = filters.check_head(check)
 
-        def make_response(exchange: Exchange | None, is_head: bool) -> Response:
+        def make_full(exchange: Exchange | None, is_head: bool) -> Response:
             return Response(exchange, is_head, warn_once, check)
 
         def make_filtered(exchange: Exchange, is_head: bool) -> Response:
             assert filters is not None
             return Response(filters.outlet(exchange, is_head), is_head, warn_once, check)
 
+        self.make_full: Callable[[Exchange | None, bool], Response] = make_full
+        """See `penstock.transport.ApplicationCalls`."""
         self._make_response: Callable[[Exchange, bool], FastResponse]
         if filters is not None:
             self._make_response = make_filtered
         else:
             self._make_response = (
-                make_response if transport is None else transport.response_maker(make_response)
+                make_full if transport is None else transport.response_maker(make_full)
             )
+        self.calls: ApplicationCalls | None = self if filters is None else None
+        """What a transport may call the application with, instead of `handle`."""
 
     def handle(self, exchange: Exchange) -> None:
         """Answer one exchange: it is finished or aborted on return. Raises nothing."""
-        response = body = streamed = result = None
+        response = body = None
         try:
             environ = exchange.environ
             # Read now, because middleware may change HEAD to GET for the application it wraps.
@@ -131,36 +135,61 @@ class Gateway:
             response = self._make_response(exchange, is_head)
             body = exchange.body
             if body is None:
-                body = streamed = RequestBody(exchange)
+                body = RequestBody(exchange)
             environ["wsgi.input"] = body
             environ["wsgi.early_hints"] = response.early_hints
             if OUTSIDE_MOUNT in environ:
                 _answer_with_status(exchange, 404)
+                _release(response, body)
+                return
+            result = self.application(environ, response.start_response)
+        except BaseException as error:  # also SystemExit: no request may end a worker
+            self.fail(exchange, response, body, error)
+            return
+        self.answer(exchange, response, body, result)
+
+    def answer(
+        self, exchange: Exchange, response: FastResponse, body: BinaryIO, result: Any
+    ) -> None:
+        """Send and close what the application has returned: the second half of `handle`."""
+        try:
+            # Most applications return a list of one block.
+            if type(result) is list and len(result) == 1 and type(result[0]) is bytes:
+                if not response.send_whole(result[0]):
+                    self._log_overrun(exchange, response.full_response())
             else:
-                result = self._application(environ, response.start_response)
-                # Most applications return a list of one block.
-                if type(result) is list and len(result) == 1 and type(result[0]) is bytes:
-                    if not response.send_whole(result[0]):
-                        self._log_overrun(exchange, response.full_response())
-                else:
-                    self._send_result(exchange, response.full_response(), result)
-                    if type(result) is not list:  # a list has nothing to close
-                        unclosed, result = result, None
-                        self._close(exchange, unclosed)
+                self._send_result(exchange, response.full_response(), result)
+                if type(result) is not list:  # a list has nothing to close
+                    unclosed, result = result, None
+                    self._close(exchange, unclosed)
             # The same as `_release`. Each request comes here, and a call would cost as much again.
             response.forget_exchange()
-            if streamed is not None:
-                streamed.forget_exchange()
+            if type(body) is RequestBody:
+                body.forget_exchange()
             else:
                 try:
                     body.close()
                 except Exception:
                     pass
-        except BaseException as error:  # also SystemExit: no request may end a worker
-            self._handle_failure(exchange, response, error)
-            if result is not None:
-                self._close(exchange, result)
-            _release(response, body)
+        except BaseException as error:  # as in `handle`
+            self.fail(exchange, response, body, error, result)
+
+    def fail(
+        self,
+        exchange: Exchange,
+        response: FastResponse | None,
+        body: BinaryIO | None,
+        error: BaseException,
+        result: object = None,
+    ) -> None:
+        """Answer an exchange for which something was raised, and close what there is of it.
+
+        ``result`` is what the application had returned before that.
+        """
+        self._handle_failure(exchange, response, error)
+        if result is not None:
+            self._close(exchange, result)
+        _release(response, body)
 
     def ask_first(self, first: First) -> None:
         """Set what `handle_unless_first` asks before it calls the application."""
@@ -322,7 +351,7 @@ def _note_nothing(_exchange: Exchange, _error: BaseException) -> None:
     pass
 
 
-def _release(response: FastResponse | None, body: object) -> None:
+def _release(response: FastResponse | None, body: BinaryIO | None) -> None:
     """Drop every reference to the exchange from objects that the application may keep."""
     if response is not None:
         response.forget_exchange()
@@ -331,7 +360,7 @@ def _release(response: FastResponse | None, body: object) -> None:
     elif body is not None:
         # An environ in a cycle would keep the file of a spooled body until it is collected.
         try:
-            body.close()  # type: ignore[attr-defined]
+            body.close()
         except Exception:  # BufferError, if the application kept a view of the body
             pass
 
