@@ -4,10 +4,10 @@
 use crate::environ::keys;
 use crate::exchange::Exchange;
 use crate::fast_response::FastResponse;
-use crate::ffi::references;
+use crate::ffi::{has_length, references};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyList};
+use pyo3::types::{PyBytes, PyDict, PyIterator, PyList, PyTuple};
 
 /// See `penstock.transport.ApplicationCalls`.
 pub struct ApplicationCalls {
@@ -15,6 +15,9 @@ pub struct ApplicationCalls {
     make_full: Py<PyAny>,
     answer: Py<PyAny>,
     fail: Py<PyAny>,
+    log_close_failure: Py<PyAny>,
+    /// `penstock.wsgi.file_wrapper.FileWrapper`
+    file_wrapper: Py<PyAny>,
 }
 
 impl ApplicationCalls {
@@ -25,6 +28,12 @@ impl ApplicationCalls {
             make_full: named("make_full")?,
             answer: named("answer")?,
             fail: named("fail")?,
+            log_close_failure: named("log_close_failure")?,
+            file_wrapper: calls
+                .py()
+                .import("penstock.wsgi.file_wrapper")?
+                .getattr("FileWrapper")?
+                .unbind(),
         })
     }
 
@@ -53,50 +62,125 @@ impl ApplicationCalls {
         )?;
         let start_response = response.getattr(intern!(py, "start_response"))?;
         let result = self.application.bind(py).call1((&environ, start_response));
+        let call = Call {
+            calls: self,
+            exchange,
+            response: &response,
+            body: &body,
+        };
         let handled = match result {
-            Ok(result) => match only_block(&result) {
-                Some(block) => match FastResponse::send_plain(&response, &block) {
-                    Ok(true) => {
-                        close_body(&environ, &body);
-                        Ok(())
-                    }
-                    Ok(false) => self.answer(exchange, &response, &body, &result),
-                    Err(error) => self.fail(exchange, &response, &body, error),
-                },
-                None => self.answer(exchange, &response, &body, &result),
-            },
-            Err(error) => self.fail(exchange, &response, &body, error),
+            Ok(result) => call.answer(&result),
+            Err(error) => call.fail(error, None),
         };
         // Whatever has happened: the exchange leads to the environ, and that leads to the response.
         FastResponse::forget_exchange(&response)?;
+        close_body(&environ, &body);
         handled.map(|()| true)
     }
 
-    fn answer(
+    /// Whether the blocks of what the application has returned come from its iteration alone.
+    fn iterates(&self, result: &Bound<'_, PyAny>) -> bool {
+        !has_length(result) && !result.is_none() && !result.get_type().is(&self.file_wrapper)
+    }
+}
+
+/// A call of the application, which has returned or raised something.
+struct Call<'a, 'py> {
+    calls: &'a ApplicationCalls,
+    exchange: &'a Bound<'py, Exchange>,
+    response: &'a Bound<'py, FastResponse>,
+    body: &'a Bound<'py, PyAny>,
+}
+
+impl<'py> Call<'_, 'py> {
+    /// Send and close what the application has returned.
+    fn answer(&self, result: &Bound<'py, PyAny>) -> PyResult<()> {
+        if let Some(block) = only_block(result) {
+            return match FastResponse::send_plain(self.response, &block, true) {
+                Ok(true) => Ok(()),
+                Ok(false) => self.leave_to_gateway(result, None, None),
+                Err(error) => self.fail(error, Some(result)),
+            };
+        }
+        if self.calls.iterates(result) {
+            return self.iterate(result);
+        }
+        self.leave_to_gateway(result, None, None)
+    }
+
+    fn iterate(&self, result: &Bound<'py, PyAny>) -> PyResult<()> {
+        let mut blocks = match result.try_iter() {
+            Ok(blocks) => blocks,
+            Err(error) => return self.fail(error, Some(result)),
+        };
+        loop {
+            let sent = match blocks.next() {
+                Some(Ok(block)) => match block.cast_exact::<PyBytes>() {
+                    Ok(bytes) if !bytes.as_bytes().is_empty() => {
+                        match FastResponse::send_plain(self.response, bytes, false) {
+                            Ok(false) => {
+                                return self.leave_to_gateway(result, Some(blocks), Some(block));
+                            }
+                            Ok(true) => continue,
+                            Err(error) => Err(error),
+                        }
+                    }
+                    _ => return self.leave_to_gateway(result, Some(blocks), Some(block)),
+                },
+                Some(Err(error)) => Err(error),
+                None => FastResponse::end_plain(self.response),
+            };
+            return match sent {
+                Ok(true) => self.close(result),
+                Ok(false) => self.leave_to_gateway(result, Some(blocks), None),
+                Err(error) => self.fail(error, Some(result)),
+            };
+        }
+    }
+
+    /// Have the gateway send what is left: what the iteration that has begun still yields, behind the
+    /// block that it has just yielded; all, where none has begun.
+    fn leave_to_gateway(
         &self,
-        exchange: &Bound<'_, Exchange>,
-        response: &Bound<'_, FastResponse>,
-        body: &Bound<'_, PyAny>,
-        result: &Bound<'_, PyAny>,
+        result: &Bound<'py, PyAny>,
+        blocks: Option<Bound<'py, PyIterator>>,
+        block: Option<Bound<'py, PyAny>>,
     ) -> PyResult<()> {
-        let answer = self.answer.bind(exchange.py());
-        answer.call1((exchange, response, body, result)).map(drop)
+        let py = result.py();
+        let left = match (blocks, block) {
+            (None, _) => py.None().into_bound(py),
+            (Some(blocks), Some(block)) => {
+                let chain = py.import("itertools")?.getattr("chain")?;
+                chain.call1(((block,), blocks))?
+            }
+            // Not the iterator: one that has ended may not be asked again.
+            (Some(_), None) => PyTuple::empty(py).try_iter()?.into_any(),
+        };
+        let arguments = (self.exchange, self.response, self.body, result, left);
+        self.calls.answer.call1(py, arguments).map(drop)
     }
 
     #[cold]
-    fn fail(
-        &self,
-        exchange: &Bound<'_, Exchange>,
-        response: &Bound<'_, FastResponse>,
-        body: &Bound<'_, PyAny>,
-        error: PyErr,
-    ) -> PyResult<()> {
-        let py = exchange.py();
+    fn fail(&self, error: PyErr, result: Option<&Bound<'py, PyAny>>) -> PyResult<()> {
+        let py = self.exchange.py();
         let error = error.into_value(py);
-        self.fail
-            .bind(py)
-            .call1((exchange, response, body, error))
-            .map(drop)
+        let arguments = (self.exchange, self.response, self.body, error, result);
+        self.calls.fail.call1(py, arguments).map(drop)
+    }
+
+    fn close(&self, result: &Bound<'py, PyAny>) -> PyResult<()> {
+        let py = result.py();
+        let closed = match result.getattr_opt(intern!(py, "close")) {
+            Ok(Some(close)) if !close.is_none() => close.call0().map(drop),
+            found => found.map(drop),
+        };
+        match closed {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                let arguments = (self.exchange, error.into_value(py));
+                self.calls.log_close_failure.call1(py, arguments).map(drop)
+            }
+        }
     }
 }
 

@@ -47,6 +47,8 @@ pub struct FastResponse {
     make_full: Py<PyAny>,
     is_head: bool,
     head: Option<Head>,
+    /// Bytes of the body that the exchange has been given. With the first it has the head.
+    sent: u64,
     finished: bool,
     full: Option<Py<PyAny>>,
 }
@@ -59,31 +61,81 @@ impl FastResponse {
             make_full,
             is_head,
             head: None,
+            sent: 0,
             finished: false,
             full: None,
         }
     }
 
-    /// Send the body that the application returned in one piece, and end the response; false where
-    /// the full response has to.
-    pub fn send_plain(slf: &Bound<'_, Self>, block: &Bound<'_, PyBytes>) -> PyResult<bool> {
+    /// Send a block of the body, not empty, and end the response with the last byte of its length,
+    /// or where this is the `only` block. False where the full response has to, and nothing has been
+    /// sent.
+    pub fn send_plain(
+        slf: &Bound<'_, Self>,
+        block: &Bound<'_, PyBytes>,
+        only: bool,
+    ) -> PyResult<bool> {
         let py = slf.py();
         let size = block.as_bytes().len() as u64;
-        let (exchange, status, fields) = {
-            let response = slf.borrow();
-            match (&response.full, &response.head, &response.exchange) {
-                (None, Some(head), Some(exchange)) if head.length.is_none_or(|it| it == size) => {
-                    let (status, fields) = (head.status.clone_ref(py), head.fields.clone_ref(py));
-                    (exchange.clone_ref(py), status, fields)
-                }
-                _ => return Ok(false),
+        let (exchange, head, last) = {
+            let mut response = slf.borrow_mut();
+            let this = &mut *response;
+            let (None, Some(head), Some(exchange)) = (&this.full, &this.head, &this.exchange)
+            else {
+                return Ok(false);
+            };
+            let before = this.sent;
+            let sent = before.saturating_add(size);
+            let last = only || head.length == Some(sent);
+            if this.finished
+                || head
+                    .length
+                    .is_some_and(|it| sent > it || last && it != sent)
+            {
+                return Ok(false);
             }
+            let given = (before == 0).then(|| {
+                let length = if only { Some(size) } else { head.length };
+                (head.status.clone_ref(py), head.fields.clone_ref(py), length)
+            });
+            let exchange = exchange.clone_ref(py);
+            this.sent = sent;
+            (exchange, given, last)
         };
         let exchange = exchange.bind(py);
-        exchange
-            .try_borrow_mut()?
-            .begin_response(status, fields, Some(size))?;
-        sending::finish(exchange, Some(block))?;
+        if let Some((status, fields, length)) = head {
+            exchange
+                .try_borrow_mut()?
+                .begin_response(status, fields, length)?;
+        }
+        if last {
+            sending::finish(exchange, Some(block))?;
+            slf.borrow_mut().finished = true;
+        } else {
+            sending::send(exchange, block)?;
+        }
+        Ok(true)
+    }
+
+    /// End the response behind its last block; false where the full response has to.
+    pub fn end_plain(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        let exchange = {
+            let this = slf.borrow();
+            if this.full.is_some() {
+                return Ok(false);
+            }
+            if this.finished {
+                return Ok(true);
+            }
+            let (Some(head), Some(exchange)) = (&this.head, &this.exchange) else {
+                return Ok(false);
+            };
+            if this.sent == 0 || head.length.is_some() {
+                return Ok(false); // there was no block, or not all of the length
+            }
+            exchange.clone_ref(slf.py())
+        };
+        sending::finish(exchange.bind(slf.py()), None)?;
         slf.borrow_mut().finished = true;
         Ok(true)
     }
@@ -135,7 +187,7 @@ impl FastResponse {
     /// Send the body that the application returned in one piece, and end the response. Returns true
     /// if that was all of it, and not more than its Content-Length.
     fn send_whole(slf: &Bound<'_, Self>, block: &Bound<'_, PyBytes>) -> PyResult<bool> {
-        if Self::send_plain(slf, block)? {
+        if Self::send_plain(slf, block, true)? {
             return Ok(true);
         }
         let full = Self::full_response(slf)?;
@@ -146,7 +198,7 @@ impl FastResponse {
     /// Return the full response, in the same state as this one. It takes over from here.
     fn full_response<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
-        let (make_full, exchange, is_head, finished) = {
+        let (make_full, exchange, is_head, finished, sent) = {
             let response = slf.borrow();
             if let Some(full) = &response.full {
                 return Ok(full.bind(py).clone());
@@ -160,6 +212,7 @@ impl FastResponse {
                 exchange,
                 response.is_head,
                 response.finished,
+                response.sent,
             )
         };
         let over = exchange.is_none();
@@ -167,7 +220,7 @@ impl FastResponse {
         let head = slf.borrow_mut().head.take();
         if let Some(head) = head {
             let fields = head.fields.bind(py).as_sequence().to_list()?;
-            let arguments = (head.status, head.code, fields, head.length);
+            let arguments = (head.status, head.code, fields, head.length, sent);
             full.call_method1(intern!(py, "adopt"), arguments)?;
         }
         if finished || over {
@@ -179,12 +232,16 @@ impl FastResponse {
 
     /// Drop the reference to the exchange: `environ` leads here, and an application may keep it.
     pub fn forget_exchange(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let (exchange, full) = {
+        let full = {
             let mut response = slf.borrow_mut();
+            let Some(exchange) = response.exchange.take() else {
+                return Ok(());
+            };
             let full = response.full.as_ref().map(|it| it.clone_ref(slf.py()));
-            (response.exchange.take(), full)
+            drop(response);
+            drop(exchange);
+            full
         };
-        drop(exchange);
         match full {
             Some(full) => {
                 let name = intern!(slf.py(), "forget_exchange");

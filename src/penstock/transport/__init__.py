@@ -11,7 +11,7 @@ most requests.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 if TYPE_CHECKING:
@@ -253,9 +253,17 @@ class ApplicationCalls(Protocol):
     """See `ResponseSupport.response_maker`."""
 
     def answer(
-        self, exchange: Exchange, response: FastResponse, body: BinaryIO, result: Any
+        self,
+        exchange: Exchange,
+        response: FastResponse,
+        body: BinaryIO,
+        result: Any,
+        blocks: Iterator[bytes] | None = None,
     ) -> None:
-        """Send and close what the application has returned. Raises nothing."""
+        """Send and close what the application has returned. Raises nothing.
+
+        ``blocks`` are what is left of ``result``, where its iteration has begun.
+        """
 
     def fail(
         self,
@@ -266,6 +274,9 @@ class ApplicationCalls(Protocol):
         result: object = None,
     ) -> None:
         """Answer an exchange for which ``error`` was raised. Raises nothing."""
+
+    def log_close_failure(self, exchange: Exchange, error: BaseException) -> None:
+        """Log what the ``close()`` of something that the application returned has raised."""
 
 
 class Transport(ResponseSupport, Protocol):

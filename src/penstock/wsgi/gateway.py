@@ -24,7 +24,7 @@ from penstock.wsgi.response import FastResponse, ProtocolBreach, Response, Unans
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from wsgiref.types import WSGIApplication
 
     from penstock.transport import ApplicationCalls, Exchange, Outlet, ResponseSupport, WebSocket
@@ -149,16 +149,24 @@ class Gateway:
         self.answer(exchange, response, body, result)
 
     def answer(
-        self, exchange: Exchange, response: FastResponse, body: BinaryIO, result: Any
+        self,
+        exchange: Exchange,
+        response: FastResponse,
+        body: BinaryIO,
+        result: Any,
+        blocks: Iterator[bytes] | None = None,
     ) -> None:
-        """Send and close what the application has returned: the second half of `handle`."""
+        """Send and close what the application has returned: the second half of `handle`.
+
+        ``blocks`` are what is left of ``result``, where its iteration has begun.
+        """
         try:
             # Most applications return a list of one block.
             if type(result) is list and len(result) == 1 and type(result[0]) is bytes:
                 if not response.send_whole(result[0]):
                     self._log_overrun(exchange, response.full_response())
             else:
-                self._send_result(exchange, response.full_response(), result)
+                self._send_result(exchange, response.full_response(), result, blocks)
                 if type(result) is not list:  # a list has nothing to close
                     unclosed, result = result, None
                     self._close(exchange, unclosed)
@@ -214,23 +222,31 @@ class Gateway:
         else:
             self.handle(exchange)
 
-    def _send_result(self, exchange: Exchange, response: Response, result: Iterable[bytes]) -> None:
+    def _send_result(
+        self,
+        exchange: Exchange,
+        response: Response,
+        result: Iterable[bytes],
+        blocks: Iterator[bytes] | None,
+    ) -> None:
         kind = type(result)
-        if kind is list or kind is tuple:
+        if blocks is not None:
+            self._iterate(exchange, response, result, blocks)
+        elif kind is list or kind is tuple:
             block = _joined(result)  # type: ignore[arg-type]
             if block is not None:
                 response.send_whole(block)
             else:
-                self._iterate(exchange, response, result)
+                self._iterate(exchange, response, result, result)
         elif result is None or isinstance(result, str | bytes | bytearray | memoryview):
             raise ProtocolBreach(f"it returned {kind.__name__}, not an iterable of bytes")
         elif kind is FileWrapper:
             # A file longer than its Content-Length is cut. That is how to send a range of it.
             if not (self._sendfile and _send_file(response, result)):  # type: ignore[arg-type]
-                self._iterate(exchange, response, result)
+                self._iterate(exchange, response, result, result)
             return
         else:
-            self._iterate(exchange, response, result)
+            self._iterate(exchange, response, result, result)
         if response.overran:
             self._log_overrun(exchange, response)
 
@@ -239,9 +255,15 @@ class Gateway:
             self._logger, request=_describe(exchange), length=response.content_length
         )
 
-    def _iterate(self, exchange: Exchange, response: Response, result: Iterable[bytes]) -> None:
-        only_one = _is_one_block(result)
-        for block in result:
+    def _iterate(
+        self,
+        exchange: Exchange,
+        response: Response,
+        result: Iterable[bytes],
+        blocks: Iterable[bytes],
+    ) -> None:
+        only_one = blocks is result and _is_one_block(result)
+        for block in blocks:
             if not isinstance(block, bytes):
                 raise ProtocolBreach(f"a block of the body is {type(block).__name__}, not bytes")
             if response.finished:
@@ -341,10 +363,14 @@ class Gateway:
             if close is not None:
                 close()
         except BaseException as error:
-            with suppress(Exception):  # if memory ran out, logging fails too
-                messages.APPLICATION_CLOSE_FAILED.log(
-                    self._logger, request=_describe(exchange), exc_info=error
-                )
+            self.log_close_failure(exchange, error)
+
+    def log_close_failure(self, exchange: Exchange, error: BaseException) -> None:
+        """Log what the ``close()`` of something that the application returned has raised."""
+        with suppress(Exception):  # if memory ran out, logging fails too
+            messages.APPLICATION_CLOSE_FAILED.log(
+                self._logger, request=_describe(exchange), exc_info=error
+            )
 
 
 def _note_nothing(_exchange: Exchange, _error: BaseException) -> None:
