@@ -4,14 +4,15 @@
 use crate::environ::keys;
 use crate::exchange::Exchange;
 use crate::fast_response::FastResponse;
-use crate::ffi::{has_length, references};
+use crate::ffi::{has_length, latin1_bytes, references};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyIterator, PyList, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyIterator, PyList, PyString, PyTuple};
 
 /// See `penstock.transport.ApplicationCalls`.
 pub struct ApplicationCalls {
     application: Py<PyAny>,
+    beginnings: Vec<Vec<u8>>,
     make_full: Py<PyAny>,
     answer: Py<PyAny>,
     fail: Py<PyAny>,
@@ -25,6 +26,11 @@ impl ApplicationCalls {
         let named = |name| Ok::<_, PyErr>(calls.getattr(name)?.unbind());
         Ok(ApplicationCalls {
             application: named("application")?,
+            beginnings: calls
+                .getattr("beginnings")?
+                .try_iter()?
+                .map(|text| Ok(latin1_bytes(text?.cast::<PyString>()?)?.to_vec()))
+                .collect::<PyResult<_>>()?,
             make_full: named("make_full")?,
             answer: named("answer")?,
             fail: named("fail")?,
@@ -49,7 +55,7 @@ impl ApplicationCalls {
             (environ, body.bind(py).clone(), this.is_head)
         };
         let keys = keys(py);
-        if environ.contains(&keys.outside_mount)? {
+        if environ.contains(&keys.outside_mount)? || self.leaves_path(&environ)? {
             return Ok(false);
         }
         let make_full = self.make_full.clone_ref(py);
@@ -76,6 +82,24 @@ impl ApplicationCalls {
         FastResponse::forget_exchange(&response)?;
         close_body(&environ, &body);
         handled.map(|()| true)
+    }
+
+    /// Whether the gateway has to see the request's path first. Below SCRIPT_NAME, PATH_INFO is not the
+    /// path that was asked for.
+    fn leaves_path(&self, environ: &Bound<'_, PyDict>) -> PyResult<bool> {
+        if self.beginnings.is_empty() {
+            return Ok(false);
+        }
+        let keys = keys(environ.py());
+        let (Some(mount), Some(path)) = (
+            environ.get_item(&keys.script_name)?,
+            environ.get_item(&keys.path)?,
+        ) else {
+            return Ok(true);
+        };
+        let path = latin1_bytes(path.cast::<PyString>()?)?;
+        let begins = |beginning: &Vec<u8>| path.starts_with(beginning);
+        Ok(mount.is_truthy()? || self.beginnings.iter().any(begins))
     }
 
     /// Whether the blocks of what the application has returned come from its iteration alone.

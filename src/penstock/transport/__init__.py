@@ -249,6 +249,9 @@ class ApplicationCalls(Protocol):
 
     application: WSGIApplication
 
+    beginnings: tuple[str, ...]
+    """What the paths of requests begin with that the application is not called for at once."""
+
     make_full: Callable[[Exchange | None, bool], Response]
     """See `ResponseSupport.response_maker`."""
 

@@ -440,7 +440,7 @@ class Worker:
         self._handle, self._calls = self._gateway.handle, self._gateway.calls
         if (files := static_files(self.settings, log_message)) is not None:
             self._gateway.ask_first(files)
-            self._handle, self._calls = self._gateway.handle_unless_first, None
+            self._handle = self._gateway.handle_unless_first
         if self._spans is not None:
             self._handle, self._calls = self._spans.around(self._handle), None
         self.slot.words[STATE] = SERVING

@@ -57,7 +57,7 @@ class Filters(Protocol):
 class First(Protocol):
     """Answers requests that the application is not called for."""
 
-    beginnings: str | tuple[str, ...]
+    beginnings: tuple[str, ...]
     """What the paths of these requests begin with. Others are not asked about: this is compared for
     each request of the application."""
 
@@ -90,7 +90,8 @@ class Gateway:
         self._logger = logger
         self._sendfile = sendfile
         self._first: First | None = None
-        self._beginnings: str | tuple[str, ...] = ()
+        self.beginnings: tuple[str, ...] = ()
+        """See `penstock.transport.ApplicationCalls`."""
         self._log_ended = log_ended or self._log_each
         self._note_failure = note_failure or _note_nothing
         # Any thread adds to it. Two threads may both log the same warning, which does no harm.
@@ -202,14 +203,14 @@ class Gateway:
     def ask_first(self, first: First) -> None:
         """Set what `handle_unless_first` asks before it calls the application."""
         self._first = first
-        self._beginnings = first.beginnings
+        self.beginnings = first.beginnings
 
     def handle_unless_first(self, exchange: Exchange) -> None:
         """Do the same as `handle` where what was set by `ask_first` has not answered."""
         try:
             environ = exchange.environ
             # Below SCRIPT_NAME, PATH_INFO is not the path that was asked for.
-            if environ["PATH_INFO"].startswith(self._beginnings) or environ["SCRIPT_NAME"]:
+            if environ["PATH_INFO"].startswith(self.beginnings) or environ["SCRIPT_NAME"]:
                 assert self._first is not None
                 answered = self._first.answer(exchange)
             else:
