@@ -6,6 +6,8 @@ import io
 import logging
 import re
 import sys
+import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,8 +15,9 @@ import pytest
 
 from penstock import messages
 from penstock.wsgi.file_wrapper import FileWrapper
+from penstock.wsgi.headers import put_right
 from support.fake_exchange import Records
-from support.serving import connect, get, post
+from support.serving import connect, eventually, get, post
 from support.transports import LOGGER, serving
 from support.wire import Client
 
@@ -352,6 +355,7 @@ def seen_of_all(kind: str, *, calls_itself: bool) -> dict[str, Seen]:
     """Return what is seen of each case with a request of this kind."""
     names = list(CASES)
     calls: list[str] = []
+    put_right.clear()  # what other tests have left there
 
     def application(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         case = CASES[names[int(environ["PATH_INFO"][1:])]]
@@ -395,3 +399,84 @@ def test_native_code_calls_the_application_as_the_gateway_does(kind: str) -> Non
     native = seen_of_all(kind, calls_itself=True)
     for name, expected in seen_of_all(kind, calls_itself=False).items():
         assert native[name] == expected, name
+
+
+def test_a_request_has_nothing_that_the_application_has_kept_of_another_one() -> None:
+    """Native code uses objects of a thread's last request again, where nobody has kept them."""
+    kept: list[tuple[Any, ...]] = []
+
+    def application(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        given = (
+            environ["wsgi.input"],
+            environ["wsgi.early_hints"],
+            environ["penstock.extend_deadline"],
+            start_response,
+        )
+        path = environ["PATH_INFO"]
+        write = start_response("200 OK", [("X-Path", path)])
+        for index, each in enumerate((*given, write, environ)):
+            if path == f"/{index}":
+                kept.append((each,))
+        assert len({id(each) for each in given} & {id(each) for [each] in kept[:-1]}) == 0
+        assert environ["wsgi.input"].read() == b""
+        return [path.encode()]
+
+    with serving(application, "native", timeout=60) as server, connect(server) as client:
+        for path in ("/none", *(f"/{index}" for index in range(6)), "/none", "/none"):
+            client.send(get(path))
+            response = client.read_response()
+            assert (response.body, response.header("X-Path")) == (path.encode(), path)
+    assert len(kept) == 6
+    body, early_hints, extend_deadline, start_response, write, environ = (each for [each] in kept)
+    assert body.closed
+    assert early_hints([("Link", "</a>")]) is None  # its response is over
+    assert extend_deadline(10) <= time.monotonic()
+    with pytest.raises(RuntimeError, match="outside of a response"):
+        write(b"x")
+    with pytest.raises(RuntimeError, match="a second time"):
+        start_response("200 OK", [])
+    assert environ["PATH_INFO"] == "/5"
+
+
+@pytest.mark.parametrize("leaves", ["text", "a closed body", "a view"])
+def test_the_empty_body_of_a_request_is_not_what_another_one_has_made_of_its_own(
+    leaves: str,
+) -> None:
+    views = []
+
+    def application(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        body = environ["wsgi.input"]
+        read = body.read()
+        if leaves == "text":
+            body.write(b"secret")
+        elif leaves == "a closed body":
+            body.close()
+        else:
+            views.append(body.getbuffer())
+        start_response("200 OK", PLAIN)
+        return [b"read " + read]
+
+    with serving(application, "native") as server, connect(server) as client:
+        for _ in range(3):
+            client.send(get())
+            assert client.read_response().body == b"read "
+
+
+def test_a_thread_that_waits_keeps_nothing_of_its_last_request() -> None:
+    class Text(str):
+        """Text that a weak reference may point to."""
+
+    alive: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def application(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        environ["kept"] = Text("x")
+        alive.add(environ["kept"])
+        result = Blocks(lambda _: None, b"x", closes=False)  # else it is in a cycle
+        alive.add(result)
+        start_response("200 OK", PLAIN)
+        return result
+
+    with serving(application, "native") as server, connect(server) as client:
+        client.send(get())
+        client.read_response()
+        eventually(lambda: not alive)

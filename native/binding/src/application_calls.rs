@@ -5,6 +5,7 @@ use crate::environ::keys;
 use crate::exchange::Exchange;
 use crate::fast_response::FastResponse;
 use crate::ffi::{has_length, latin1_bytes, references};
+use crate::spares::{GivenResponse, Spares};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyIterator, PyList, PyString, PyTuple};
@@ -44,34 +45,44 @@ impl ApplicationCalls {
     }
 
     /// Answer an exchange; false where the gateway has to, and nothing has been done.
-    pub fn handle(&self, exchange: &Bound<'_, Exchange>) -> PyResult<bool> {
+    pub fn handle(&self, exchange: &Bound<'_, Exchange>, spares: &mut Spares) -> PyResult<bool> {
         let py = exchange.py();
-        let (environ, body, is_head) = {
+        let keys = keys(py);
+        let (environ, body, is_head, was_empty) = {
             let this = exchange.try_borrow()?;
             let Some(body) = &this.body else {
                 return Ok(false); // it is streamed
             };
             let environ = this.environ.bind(py).clone();
-            (environ, body.bind(py).clone(), this.is_head)
+            if this.may_be_outside && this.environ.bind(py).contains(&keys.outside_mount)? {
+                return Ok(false);
+            }
+            let was_empty = this.request_body.received == 0;
+            (environ, body.bind(py).clone(), this.is_head, was_empty)
         };
-        let keys = keys(py);
-        if environ.contains(&keys.outside_mount)? || self.leaves_path(&environ)? {
+        if self.leaves_path(&environ)? {
             return Ok(false);
         }
-        let make_full = self.make_full.clone_ref(py);
-        let response = FastResponse::new(exchange.clone().unbind(), is_head, make_full);
-        let response = Bound::new(py, response)?;
+        let own = exchange.clone().unbind();
+        let given = match spares.take_response(py) {
+            Some(given) => {
+                given.response.borrow_mut().begin(own, is_head);
+                given
+            }
+            None => {
+                let response = FastResponse::new(own, is_head, self.make_full.clone_ref(py));
+                GivenResponse::of(Bound::new(py, response)?)?
+            }
+        };
         environ.set_item(&keys.input, &body)?;
-        environ.set_item(
-            &keys.early_hints,
-            response.getattr(intern!(py, "early_hints"))?,
-        )?;
-        let start_response = response.getattr(intern!(py, "start_response"))?;
-        let result = self.application.bind(py).call1((&environ, start_response));
+        environ.set_item(&keys.early_hints, &given.early_hints)?;
+        let arguments = (&environ, &given.start_response);
+        let result = self.application.bind(py).call1(arguments);
+        let response = &given.response;
         let call = Call {
             calls: self,
             exchange,
-            response: &response,
+            response,
             body: &body,
         };
         let handled = match result {
@@ -79,8 +90,12 @@ impl ApplicationCalls {
             Err(error) => call.fail(error, None),
         };
         // Whatever has happened: the exchange leads to the environ, and that leads to the response.
-        FastResponse::forget_exchange(&response)?;
+        FastResponse::forget_exchange(response)?;
         close_body(&environ, &body);
+        spares.keep_response(given);
+        if was_empty {
+            spares.keep_body(body);
+        }
         handled.map(|()| true)
     }
 

@@ -67,6 +67,20 @@ impl FastResponse {
         }
     }
 
+    /// Begin with another exchange, after `clear`.
+    pub fn begin(&mut self, exchange: Py<Exchange>, is_head: bool) {
+        self.exchange = Some(exchange);
+        self.is_head = is_head;
+    }
+
+    /// Forget a request.
+    pub fn clear(&mut self) {
+        self.head = None;
+        self.sent = 0;
+        self.finished = false;
+        self.full = None;
+    }
+
     /// Send a block of the body, not empty, and end the response with the last byte of its length,
     /// or where this is the `only` block. False where the full response has to, and nothing has been
     /// sent.
@@ -166,14 +180,19 @@ impl FastResponse {
                     fields: fields.unbind(),
                     length,
                 });
-                return slf.getattr(intern!(py, "write"));
+                return Ok(slf.clone().into_any());
             }
         }
         let full = Self::full_response(slf)?;
         full.call_method1(intern!(py, "start_response"), (status, headers, exc_info))
     }
 
-    fn write<'py>(slf: &Bound<'py, Self>, data: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    /// `write()` of PEP 3333. Each call of `start_response` returns it, and hardly any application
+    /// calls it: a bound method would have to be made for each of them.
+    fn __call__<'py>(
+        slf: &Bound<'py, Self>,
+        data: Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
         Self::full_response(slf)?.call_method1(intern!(slf.py(), "write"), (data,))
     }
 

@@ -35,6 +35,7 @@ mod response_head;
 mod scoreboard;
 mod scratch;
 mod sending;
+mod spares;
 mod thread_slots;
 mod tls;
 mod transport;
