@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, BinaryIO
 
 from penstock.telemetry.scoreboard import Slot
+from penstock.transport import ApplicationCalls, WebSocket
 from penstock.transport import Exchange as AnyExchange
-from penstock.transport import WebSocket
 from penstock.transport.config import TransportConfig
 from penstock.wsgi.headers import CheckHead
 from penstock.wsgi.response import ExcInfo, Response
@@ -78,6 +78,9 @@ class NativeTransport:
         slot: Slot,
     ) -> None: ...
     def next(self) -> Exchange | None: ...
+    def serve(
+        self, handle: Callable[[Exchange], None], calls: ApplicationCalls | None = None
+    ) -> None: ...
     def set_tls(self, material: object) -> None: ...  # only where it was built with TLS
     @staticmethod
     def check_tls(material: object) -> None: ...  # the same
@@ -140,7 +143,7 @@ class ResponseMaker:
     def make(self, exchange: AnyExchange, is_head: bool) -> AnyFastResponse: ...
 
 class FastResponse:
-    """`penstock.wsgi.response.FastResponse`."""
+    """`penstock.wsgi.response.FastResponse`. Calling it is `write()` of PEP 3333."""
 
     def start_response(
         self,
@@ -148,7 +151,6 @@ class FastResponse:
         headers: list[tuple[str, str]],
         exc_info: ExcInfo | None = None,
     ) -> Callable[[bytes], object]: ...
-    def write(self, data: bytes) -> None: ...
     def early_hints(self, headers: list[tuple[str, str]]) -> None: ...
     def send_whole(self, block: bytes) -> bool: ...
     def full_response(self) -> Response: ...

@@ -69,13 +69,15 @@ def serving(
     add_thread: Callable[[], bool] | None = None,
     logger: logging.Logger = LOGGER,
     tls: TlsMaterial | None = None,
+    calls_itself: bool = True,
     **config: Any,
 ) -> Iterator[BareServer]:
     """Serve with a transport by name; ``config`` are fields of `TransportConfig`.
 
     Without a ``slot`` the scoreboard has this one alone. Without a ``listener`` there is a new one.
     ``access_log`` is a file for lines of status, path and reason, in the place of ``observers``.
-    With ``tls`` the new listener has TLS.
+    With ``tls`` the new listener has TLS. Without ``calls_itself`` the gateway alone calls the
+    application, whatever the transport may do.
     ``add_thread`` is the transport's; without it threads are added as a worker adds them. At the
     end all is closed.
     """
@@ -91,7 +93,7 @@ def serving(
     workers: list[threading.Thread] = []
 
     def start_thread() -> bool:
-        thread = threading.Thread(target=_serve, args=(made, gateway))
+        thread = threading.Thread(target=_serve, args=(made, gateway, calls_itself))
         thread.start()
         workers.append(thread)
         return True
@@ -134,12 +136,10 @@ def _environ(listener: Listener, threads: int) -> dict[str, Any]:
     )
 
 
-def _serve(transport: Transport, gateway: Gateway) -> None:
+def _serve(transport: Transport, gateway: Gateway, calls_itself: bool) -> None:
     while True:
         try:
-            while (exchange := transport.next()) is not None:
-                gateway.handle(exchange)
-                exchange = None  # nothing of it is kept while the thread waits
+            transport.serve(gateway.handle, gateway.calls if calls_itself else None)
             return
         except Exception:
             LOGGER.exception("an exception in a serving thread")

@@ -147,13 +147,18 @@ def test_histograms_have_the_bounds_and_the_series_that_native_code_counts_in() 
     assert len(labels) == SERIES
 
 
+def fail(_environ: object, _start_response: object) -> list[bytes]:
+    raise ValueError
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_the_connection_of_an_exchange_that_is_never_ended_is_reset(
     monkeypatch: pytest.MonkeyPatch, threads: int
 ) -> None:
     """As after an error of the server's own: neither the client nor a drain waits for ever."""
     monkeypatch.setattr(Gateway, "handle", lambda self, exchange: None)
-    with serving(Gate(), "native", threads=threads) as server:
+    monkeypatch.setattr(Gateway, "fail", lambda self, *given: None)
+    with serving(fail, "native", threads=threads) as server:
         with connect(server) as client:
             client.send(get())
             with pytest.raises(ConnectionResetError):

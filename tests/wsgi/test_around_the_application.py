@@ -34,13 +34,13 @@ class First:
     """What is asked first, for the paths below a prefix."""
 
     answer: Callable[[Exchange], bool]
-    beginnings: str | tuple[str, ...] = "/"
+    beginnings: tuple[str, ...] = ("/",)
 
 
 def handled(
     first: Callable[[Exchange], bool],
     log: Records | None = None,
-    beginnings: str | tuple[str, ...] = "/",
+    beginnings: tuple[str, ...] = ("/",),
     **given: Any,
 ) -> FakeExchange:
     exchange = FakeExchange(body=Body(b"abc"), **given)
@@ -69,15 +69,15 @@ def unasked(exchange: Exchange) -> bool:
     raise AssertionError("asked for another path")
 
 
-@pytest.mark.parametrize("beginnings", ["/files", ("/files", "/media")])
-def test_the_application_answers_for_another_path(beginnings: str | tuple[str, ...]) -> None:
+@pytest.mark.parametrize("beginnings", [("/files",), ("/files", "/media")])
+def test_the_application_answers_for_another_path(beginnings: tuple[str, ...]) -> None:
     environ = make_environ() | {"PATH_INFO": "/fil"}
     assert handled(unasked, beginnings=beginnings, environ=environ).sent == b"application"
 
 
 def test_it_is_asked_where_the_path_was_split_at_the_mount() -> None:
     environ = make_environ() | {"PATH_INFO": "/a.css", "SCRIPT_NAME": "/files"}
-    assert handled(answers, beginnings="/files", environ=environ).sent == b"first"
+    assert handled(answers, beginnings=("/files",), environ=environ).sent == b"first"
 
 
 def test_an_error_of_what_is_asked_first_is_500_and_logged() -> None:

@@ -45,7 +45,7 @@ class FakeFastResponse:
 
     def full_response(self) -> Response:
         if self._head is not None:
-            self._response.adopt(*self._head)
+            self._response.adopt(*self._head, 0)
             self._head = None
         return self._response
 

@@ -9,6 +9,7 @@ use crate::exchange::Exchange;
 use crate::extend_deadline::ExtendDeadline;
 use crate::ffi::latin1;
 use crate::request_id::RequestId;
+use crate::spares::Spares;
 use crate::thread_slots::{ThreadSlot, ThreadSlots};
 use penstock_protocol::{Framing, Head, HeadCopy};
 use penstock_reactor::connection::{Connection, name_of};
@@ -27,6 +28,12 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyFloat, PyList, PyString};
 use std::io;
 use std::sync::Arc;
+
+/// The thread that takes a request.
+pub struct Thread<'a> {
+    pub slot: &'a ThreadSlot,
+    pub spares: &'a mut Spares,
+}
 
 /// Makes the exchanges of one transport.
 pub struct Delivery {
@@ -47,7 +54,7 @@ impl Delivery {
     pub fn deliver_waiting(
         &self,
         py: Python<'_>,
-        thread_slot: &ThreadSlot,
+        thread: &mut Thread<'_>,
         waiting: Waiting,
     ) -> PyResult<Option<Py<Exchange>>> {
         let Waiting {
@@ -62,15 +69,7 @@ impl Delivery {
         let since = queued.then_some(since);
         let (head, bytes) = (&request.head, &request.bytes);
         self.deliver(
-            py,
-            thread_slot,
-            connection,
-            number,
-            head,
-            bytes,
-            body,
-            forwarded,
-            since,
+            py, thread, connection, number, head, bytes, body, forwarded, since,
         )
     }
 
@@ -80,7 +79,7 @@ impl Delivery {
     pub fn deliver(
         &self,
         py: Python<'_>,
-        thread_slot: &ThreadSlot,
+        thread: &mut Thread<'_>,
         connection: Arc<Connection>,
         number: u64,
         head: &Head,
@@ -92,7 +91,7 @@ impl Delivery {
         let listener = connection.listener;
         let made = self.make_exchange(
             py,
-            thread_slot,
+            thread,
             &connection,
             number,
             head,
@@ -122,21 +121,21 @@ impl Delivery {
             if exchange.call_method0(py, "finish").is_err() {
                 exchange.call_method0(py, "abort")?;
             }
-            self.forget(thread_slot);
+            self.forget(thread);
             return Ok(None);
         }
         if self.core.shared.redirects(listener) {
             exchange.try_borrow_mut(py)?.for_application = false;
             self.redirect(py, &exchange, head, bytes)?;
-            self.forget(thread_slot);
+            self.forget(thread);
             return Ok(None);
         }
         Ok(Some(exchange))
     }
 
     /// Take a request off the scoreboard that the application does not get.
-    fn forget(&self, thread_slot: &ThreadSlot) {
-        if let Some(record) = &thread_slot.record {
+    fn forget(&self, thread: &mut Thread<'_>) {
+        if let Some(record) = &thread.slot.record {
             self.core.shared.scoreboard.forget(record);
         }
     }
@@ -182,7 +181,7 @@ impl Delivery {
     fn make_exchange(
         &self,
         py: Python<'_>,
-        thread_slot: &ThreadSlot,
+        thread: &mut Thread<'_>,
         connection: &Arc<Connection>,
         number: u64,
         head: &Head,
@@ -232,8 +231,8 @@ impl Delivery {
             let start = format!("t={:.3}", sys::wall() - seconds);
             environ.set_item(&keys(py).request_start, start)?;
         }
-        let deadline = self.set_deadline(&environ, thread_slot, number, since, timeout)?;
-        if let Some(record) = &thread_slot.record {
+        let deadline = self.set_deadline(&environ, thread, number, since, timeout)?;
+        if let Some(record) = &thread.slot.record {
             let (method, target) = (head.method.of(bytes), head.target.of(bytes));
             let named = forwarded.as_ref().and_then(|it| it.peer()).map(name_of);
             let client = named.as_deref().unwrap_or_else(|| connection.name());
@@ -248,7 +247,8 @@ impl Delivery {
             let offered = self.offer_websocket.call1(py, (&environ,))?;
             websocket = (!offered.is_none(py)).then_some(offered);
         }
-        let (body, request_body) = self.body(py, connection, head, body)?;
+        let is_forwarded = forwarded.is_some();
+        let (body, request_body) = self.body(py, thread, connection, head, body)?;
         let request = options.observed.then(|| {
             Box::new(HeadCopy {
                 bytes: bytes.into(),
@@ -273,6 +273,7 @@ impl Delivery {
             handed_out_at: since,
             queue_time,
             for_application: true,
+            may_be_outside: template.is_mounted() || is_forwarded,
             first_byte_at: 0,
             client_wait: ClientWait::default(),
             status: None,
@@ -282,7 +283,7 @@ impl Delivery {
             body_sent: 0,
             response: ResponseState::Waiting,
             io_bound: false,
-            deadline: CallDeadline::new(thread_slot.record, timeout),
+            deadline: CallDeadline::new(thread.slot.record, timeout),
             reason: String::new(),
         })
     }
@@ -318,7 +319,7 @@ impl Delivery {
     fn set_deadline(
         &self,
         environ: &Bound<'_, PyDict>,
-        thread_slot: &ThreadSlot,
+        thread: &mut Thread<'_>,
         number: u64,
         since: Nanos,
         timeout: Nanos,
@@ -329,10 +330,16 @@ impl Delivery {
             let deadline = since.saturating_add(timeout);
             let seconds = deadline as f64 / SECOND as f64;
             environ.set_item(key, PyFloat::new(py, seconds))?;
-            let extend = Py::new(
-                py,
-                ExtendDeadline::new(&self.thread_slots, thread_slot, number),
-            )?;
+            let extend = match thread.spares.extend_deadline() {
+                Some(extend) => {
+                    extend.get().begin(number);
+                    extend
+                }
+                None => {
+                    let made = ExtendDeadline::new(&self.thread_slots, thread.slot, number);
+                    thread.spares.keep_extend_deadline(Py::new(py, made)?)
+                }
+            };
             environ.set_item(&keys(py).extend_deadline, extend)?;
             return Ok(deadline);
         }
@@ -348,6 +355,7 @@ impl Delivery {
     fn body(
         &self,
         py: Python<'_>,
+        thread: &mut Thread<'_>,
         connection: &Arc<Connection>,
         head: &Head,
         body: Body,
@@ -358,10 +366,11 @@ impl Delivery {
                 None,
                 RequestBody::streamed(connection, head.expect_continue, streaming),
             ),
-            Body::Empty => (
-                Some(self.bytes_io.call0(py)?),
-                RequestBody::complete(connection, 0),
-            ),
+            Body::Empty => {
+                let spare = thread.spares.take_body();
+                let body = spare.map_or_else(|| self.bytes_io.call0(py), Ok)?;
+                (Some(body), RequestBody::complete(connection, 0))
+            }
             Body::Collected(Spool::Memory(collected)) => {
                 let collected = collected.bytes();
                 let bytes = PyBytes::new_with(py, collected.len(), |bytes| {

@@ -126,6 +126,11 @@ impl Template {
         })
     }
 
+    /// Whether the application has the paths below one alone.
+    pub fn is_mounted(&self) -> bool {
+        !self.mount.is_empty()
+    }
+
     /// A new `environ`, complete except for the request's id, its deadline and what the gateway
     /// adds.
     ///

@@ -64,6 +64,8 @@ pub struct Exchange {
     pub handed_out_at: Nanos,
     /// The application gets it: the server does not answer it itself.
     pub for_application: bool,
+    /// Its environ may say that its path is outside of the application's.
+    pub may_be_outside: bool,
     /// For how long the request had waited for a thread.
     pub queue_time: Nanos,
     /// When the head was sent; 0 also where it was sent with the end, unless a record of the request

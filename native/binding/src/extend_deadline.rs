@@ -4,6 +4,7 @@ use crate::call_deadline::seconds;
 use crate::thread_slots::{ThreadSlot, ThreadSlots};
 use penstock_reactor::sys;
 use pyo3::prelude::*;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 /// `penstock.extend_deadline` of the environ of one request. It keeps nothing of the request alive,
@@ -14,7 +15,7 @@ pub struct ExtendDeadline {
     /// The thread that answers the request.
     thread: u64,
     /// The request's, in the transport's life.
-    number: u64,
+    number: AtomicU64,
 }
 
 impl ExtendDeadline {
@@ -23,8 +24,13 @@ impl ExtendDeadline {
         ExtendDeadline {
             thread_slots: Arc::downgrade(thread_slots),
             thread: thread_slot.thread,
-            number,
+            number: AtomicU64::new(number),
         }
+    }
+
+    /// Be that of another request of the thread, after one whose application has not kept it.
+    pub fn begin(&self, number: u64) {
+        self.number.store(number, Ordering::Relaxed);
     }
 }
 
@@ -43,7 +49,7 @@ impl ExtendDeadline {
             return over();
         };
         let exchange = exchange.bind(py).try_borrow()?;
-        if exchange.number != self.number {
+        if exchange.number != self.number.load(Ordering::Relaxed) {
             return over(); // the thread is in a later call
         }
         let core = &exchange.core;

@@ -26,14 +26,8 @@ impl ResponseMaker {
     }
 
     fn make(&self, py: Python<'_>, exchange: Py<Exchange>, is_head: bool) -> PyResult<Py<PyAny>> {
-        let response = FastResponse {
-            exchange: Some(exchange),
-            make_full: self.make_full.clone_ref(py),
-            is_head,
-            head: None,
-            finished: false,
-            full: None,
-        };
+        let make_full = self.make_full.clone_ref(py);
+        let response = FastResponse::new(exchange, is_head, make_full);
         Ok(Py::new(py, response)?.into_any())
     }
 }
@@ -53,8 +47,112 @@ pub struct FastResponse {
     make_full: Py<PyAny>,
     is_head: bool,
     head: Option<Head>,
+    /// Bytes of the body that the exchange has been given. With the first it has the head.
+    sent: u64,
     finished: bool,
     full: Option<Py<PyAny>>,
+}
+
+impl FastResponse {
+    /// See `ResponseMaker` for `make_full`.
+    pub fn new(exchange: Py<Exchange>, is_head: bool, make_full: Py<PyAny>) -> Self {
+        FastResponse {
+            exchange: Some(exchange),
+            make_full,
+            is_head,
+            head: None,
+            sent: 0,
+            finished: false,
+            full: None,
+        }
+    }
+
+    /// Begin with another exchange, after `clear`.
+    pub fn begin(&mut self, exchange: Py<Exchange>, is_head: bool) {
+        self.exchange = Some(exchange);
+        self.is_head = is_head;
+    }
+
+    /// Forget a request.
+    pub fn clear(&mut self) {
+        self.head = None;
+        self.sent = 0;
+        self.finished = false;
+        self.full = None;
+    }
+
+    /// Send a block of the body, not empty, and end the response with the last byte of its length,
+    /// or where this is the `only` block. False where the full response has to, and nothing has been
+    /// sent.
+    pub fn send_plain(
+        slf: &Bound<'_, Self>,
+        block: &Bound<'_, PyBytes>,
+        only: bool,
+    ) -> PyResult<bool> {
+        let py = slf.py();
+        let size = block.as_bytes().len() as u64;
+        let (exchange, head, last) = {
+            let mut response = slf.borrow_mut();
+            let this = &mut *response;
+            let (None, Some(head), Some(exchange)) = (&this.full, &this.head, &this.exchange)
+            else {
+                return Ok(false);
+            };
+            let before = this.sent;
+            let sent = before.saturating_add(size);
+            let last = only || head.length == Some(sent);
+            if this.finished
+                || head
+                    .length
+                    .is_some_and(|it| sent > it || last && it != sent)
+            {
+                return Ok(false);
+            }
+            let given = (before == 0).then(|| {
+                let length = if only { Some(size) } else { head.length };
+                (head.status.clone_ref(py), head.fields.clone_ref(py), length)
+            });
+            let exchange = exchange.clone_ref(py);
+            this.sent = sent;
+            (exchange, given, last)
+        };
+        let exchange = exchange.bind(py);
+        if let Some((status, fields, length)) = head {
+            exchange
+                .try_borrow_mut()?
+                .begin_response(status, fields, length)?;
+        }
+        if last {
+            sending::finish(exchange, Some(block))?;
+            slf.borrow_mut().finished = true;
+        } else {
+            sending::send(exchange, block)?;
+        }
+        Ok(true)
+    }
+
+    /// End the response behind its last block; false where the full response has to.
+    pub fn end_plain(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        let exchange = {
+            let this = slf.borrow();
+            if this.full.is_some() {
+                return Ok(false);
+            }
+            if this.finished {
+                return Ok(true);
+            }
+            let (Some(head), Some(exchange)) = (&this.head, &this.exchange) else {
+                return Ok(false);
+            };
+            if this.sent == 0 || head.length.is_some() {
+                return Ok(false); // there was no block, or not all of the length
+            }
+            exchange.clone_ref(slf.py())
+        };
+        sending::finish(exchange.bind(slf.py()), None)?;
+        slf.borrow_mut().finished = true;
+        Ok(true)
+    }
 }
 
 #[pymethods]
@@ -82,14 +180,19 @@ impl FastResponse {
                     fields: fields.unbind(),
                     length,
                 });
-                return slf.getattr(intern!(py, "write"));
+                return Ok(slf.clone().into_any());
             }
         }
         let full = Self::full_response(slf)?;
         full.call_method1(intern!(py, "start_response"), (status, headers, exc_info))
     }
 
-    fn write<'py>(slf: &Bound<'py, Self>, data: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    /// `write()` of PEP 3333. Each call of `start_response` returns it, and hardly any application
+    /// calls it: a bound method would have to be made for each of them.
+    fn __call__<'py>(
+        slf: &Bound<'py, Self>,
+        data: Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
         Self::full_response(slf)?.call_method1(intern!(slf.py(), "write"), (data,))
     }
 
@@ -103,36 +206,18 @@ impl FastResponse {
     /// Send the body that the application returned in one piece, and end the response. Returns true
     /// if that was all of it, and not more than its Content-Length.
     fn send_whole(slf: &Bound<'_, Self>, block: &Bound<'_, PyBytes>) -> PyResult<bool> {
-        let py = slf.py();
-        let size = block.as_bytes().len() as u64;
-        let plain = {
-            let response = slf.borrow();
-            match (&response.full, &response.head, &response.exchange) {
-                (None, Some(head), Some(exchange)) if head.length.is_none_or(|it| it == size) => {
-                    let (status, fields) = (head.status.clone_ref(py), head.fields.clone_ref(py));
-                    Some((exchange.clone_ref(py), status, fields))
-                }
-                _ => None,
-            }
-        };
-        let Some((exchange, status, fields)) = plain else {
-            let full = Self::full_response(slf)?;
-            let whole = full.call_method1(intern!(py, "send_whole"), (block,))?;
-            return whole.extract();
-        };
-        let exchange = exchange.bind(py);
-        exchange
-            .try_borrow_mut()?
-            .begin_response(status, fields, Some(size))?;
-        sending::finish(exchange, Some(block))?;
-        slf.borrow_mut().finished = true;
-        Ok(true)
+        if Self::send_plain(slf, block, true)? {
+            return Ok(true);
+        }
+        let full = Self::full_response(slf)?;
+        let whole = full.call_method1(intern!(slf.py(), "send_whole"), (block,))?;
+        whole.extract()
     }
 
     /// Return the full response, in the same state as this one. It takes over from here.
     fn full_response<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
-        let (make_full, exchange, is_head, finished) = {
+        let (make_full, exchange, is_head, finished, sent) = {
             let response = slf.borrow();
             if let Some(full) = &response.full {
                 return Ok(full.bind(py).clone());
@@ -146,6 +231,7 @@ impl FastResponse {
                 exchange,
                 response.is_head,
                 response.finished,
+                response.sent,
             )
         };
         let over = exchange.is_none();
@@ -153,7 +239,7 @@ impl FastResponse {
         let head = slf.borrow_mut().head.take();
         if let Some(head) = head {
             let fields = head.fields.bind(py).as_sequence().to_list()?;
-            let arguments = (head.status, head.code, fields, head.length);
+            let arguments = (head.status, head.code, fields, head.length, sent);
             full.call_method1(intern!(py, "adopt"), arguments)?;
         }
         if finished || over {
@@ -164,13 +250,17 @@ impl FastResponse {
     }
 
     /// Drop the reference to the exchange: `environ` leads here, and an application may keep it.
-    fn forget_exchange(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let (exchange, full) = {
+    pub fn forget_exchange(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let full = {
             let mut response = slf.borrow_mut();
+            let Some(exchange) = response.exchange.take() else {
+                return Ok(());
+            };
             let full = response.full.as_ref().map(|it| it.clone_ref(slf.py()));
-            (response.exchange.take(), full)
+            drop(response);
+            drop(exchange);
+            full
         };
-        drop(exchange);
         match full {
             Some(full) => {
                 let name = intern!(slf.py(), "forget_exchange");

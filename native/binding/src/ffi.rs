@@ -46,3 +46,20 @@ pub fn latin1_bytes<'a, 'py: 'a>(
         Ok(std::slice::from_raw_parts(data, size))
     }
 }
+
+/// How many references there are to an object.
+pub fn references(object: &Bound<'_, PyAny>) -> isize {
+    // SAFETY: the object is alive while `object` is, and the interpreter is attached.
+    unsafe { pyo3::ffi::Py_REFCNT(object.as_ptr()) }
+}
+
+/// Whether `len()` knows what to do with an object. What that returns or raises is not asked.
+pub fn has_length(object: &Bound<'_, PyAny>) -> bool {
+    // SAFETY: the type lives as long as its object, and both tables may be missing.
+    unsafe {
+        let kind = ffi::Py_TYPE(object.as_ptr());
+        let (sequence, mapping) = ((*kind).tp_as_sequence, (*kind).tp_as_mapping);
+        !sequence.is_null() && (*sequence).sq_length.is_some()
+            || !mapping.is_null() && (*mapping).mp_length.is_some()
+    }
+}

@@ -6,6 +6,7 @@
 
 mod access_line;
 mod access_rules;
+mod application_calls;
 mod budgets;
 mod call_deadline;
 mod client_wait;
@@ -34,6 +35,7 @@ mod response_head;
 mod scoreboard;
 mod scratch;
 mod sending;
+mod spares;
 mod thread_slots;
 mod tls;
 mod transport;

@@ -1,8 +1,9 @@
 //! The transport as Python sees it: `penstock.transport.Transport`.
 
 use crate::access_line::LineFormat;
+use crate::application_calls::ApplicationCalls;
 use crate::core::{Core, Writing};
-use crate::delivery::Delivery;
+use crate::delivery::{Delivery, Thread};
 use crate::edge;
 use crate::ending;
 use crate::environ::{Template, forget_cache};
@@ -12,6 +13,7 @@ use crate::options::read_options;
 use crate::policy::Policy;
 use crate::request_finished::RequestMaker;
 use crate::scoreboard::open;
+use crate::spares::Spares;
 use crate::thread_slots::{ThreadSlot, ThreadSlots};
 use penstock_reactor::accepting::Acceptor;
 use penstock_reactor::connection::NEVER;
@@ -143,83 +145,30 @@ impl NativeTransport {
     }
 
     fn next(&self, py: Python<'_>) -> PyResult<Option<Py<Exchange>>> {
-        let core = &self.core;
-        let (shared, threads) = (&core.shared, &self.threads);
-        if shared.closed_in_child.get() {
-            return Ok(None); // a forked child: the others' locks, requests and scoreboard are not its own
-        }
-        let thread_slot = self.come_back();
-        threads.come_back(shared, &thread_slot.place);
-        if thread_slot.place.is_missing() {
-            core.write_logs(py);
-            py.detach(|| threads.await_place(shared, &thread_slot.place));
-        }
-        let mut buffers = BUFFERS.take();
-        let mut until = 0;
-        loop {
-            core.write_logs(py);
-            if shared.closed_in_child.get() {
-                return Ok(None);
-            }
-            if threads.is_over() {
-                break;
-            }
-            let mut exchange = None;
-            if let Some(waiting) = threads.take_ready(shared) {
-                exchange = self.delivery.deliver_waiting(py, &thread_slot, waiting)?;
-            } else {
-                match threads.lead_attached(shared, &mut buffers, &mut until) {
-                    Some(Step::Ready(ready)) => {
-                        let Some(read) = &buffers else {
-                            continue; // never: what is ready is in them
-                        };
-                        let (head, bytes) = read.head_of(&ready.source);
-                        let (connection, number) = (ready.connection, ready.number);
-                        exchange = self.delivery.deliver(
-                            py,
-                            &thread_slot,
-                            connection,
-                            number,
-                            head,
-                            bytes,
-                            ready.body,
-                            ready.forwarded,
-                            None,
-                        )?;
-                    }
-                    Some(Step::Over) => {
-                        threads.end(shared);
-                        break;
-                    }
-                    step => {
-                        core.write_logs(py);
-                        // What the thread was with last is not kept while it waits.
-                        thread_slot.keep(None);
-                        // Or another thread leads, and waits since before this one came back.
-                        if matches!(step, Some(Step::Idle) | None) {
-                            core.when_idle(py);
-                        }
-                        match py.detach(|| threads.lead_or_park(shared)) {
-                            Turn::Request(waiting) => {
-                                exchange =
-                                    self.delivery.deliver_waiting(py, &thread_slot, *waiting)?;
-                            }
-                            Turn::Again => py.check_signals()?, // where this is the main thread
-                            Turn::Queued | Turn::WriteLogs | Turn::Over => {}
-                        }
-                        until = 0;
-                    }
-                }
-            }
-            if let Some(exchange) = exchange {
-                core.write_logs(py);
-                self.hand_out(py, &thread_slot, &exchange);
-                BUFFERS.set(buffers);
-                return Ok(Some(exchange));
+        self.take(py, &mut Spares::default())
+    }
+
+    /// See `penstock.transport.Transport.serve`.
+    #[pyo3(signature = (handle, calls = None))]
+    fn serve(
+        &self,
+        py: Python<'_>,
+        handle: &Bound<'_, PyAny>,
+        calls: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        let calls = calls.map(ApplicationCalls::of).transpose()?;
+        let mut spares = Spares::default();
+        while let Some(exchange) = self.take(py, &mut spares)? {
+            let exchange = exchange.into_bound(py);
+            let handled = match &calls {
+                Some(calls) => calls.handle(&exchange, &mut spares)?,
+                None => false,
+            };
+            if !handled {
+                handle.call1((exchange,))?;
             }
         }
-        self.leave(py, &thread_slot);
-        Ok(None)
+        Ok(())
     }
 
     /// `lasting` are the listeners, by their order, at which the kernel ignores new connections.
@@ -468,6 +417,93 @@ impl NativeTransport {
 }
 
 impl NativeTransport {
+    /// Block until a request is ready for the application; None once drained. `spares` are the calling
+    /// thread's.
+    fn take(&self, py: Python<'_>, spares: &mut Spares) -> PyResult<Option<Py<Exchange>>> {
+        let core = &self.core;
+        let (shared, threads) = (&core.shared, &self.threads);
+        if shared.closed_in_child.get() {
+            return Ok(None); // a forked child: the others' locks, requests and scoreboard are not its own
+        }
+        let thread_slot = self.come_back();
+        spares.tidy(py);
+        let mut thread = Thread {
+            slot: &thread_slot,
+            spares,
+        };
+        threads.come_back(shared, &thread_slot.place);
+        if thread_slot.place.is_missing() {
+            core.write_logs(py);
+            py.detach(|| threads.await_place(shared, &thread_slot.place));
+        }
+        let mut buffers = BUFFERS.take();
+        let mut until = 0;
+        loop {
+            core.write_logs(py);
+            if shared.closed_in_child.get() {
+                return Ok(None);
+            }
+            if threads.is_over() {
+                break;
+            }
+            let mut exchange = None;
+            if let Some(waiting) = threads.take_ready(shared) {
+                exchange = self.delivery.deliver_waiting(py, &mut thread, waiting)?;
+            } else {
+                match threads.lead_attached(shared, &mut buffers, &mut until) {
+                    Some(Step::Ready(ready)) => {
+                        let Some(read) = &buffers else {
+                            continue; // never: what is ready is in them
+                        };
+                        let (head, bytes) = read.head_of(&ready.source);
+                        let (connection, number) = (ready.connection, ready.number);
+                        exchange = self.delivery.deliver(
+                            py,
+                            &mut thread,
+                            connection,
+                            number,
+                            head,
+                            bytes,
+                            ready.body,
+                            ready.forwarded,
+                            None,
+                        )?;
+                    }
+                    Some(Step::Over) => {
+                        threads.end(shared);
+                        break;
+                    }
+                    step => {
+                        core.write_logs(py);
+                        // What the thread was with last is not kept while it waits.
+                        thread_slot.keep(None);
+                        // Or another thread leads, and waits since before this one came back.
+                        if matches!(step, Some(Step::Idle) | None) {
+                            core.when_idle(py);
+                        }
+                        match py.detach(|| threads.lead_or_park(shared)) {
+                            Turn::Request(waiting) => {
+                                exchange =
+                                    self.delivery.deliver_waiting(py, &mut thread, *waiting)?;
+                            }
+                            Turn::Again => py.check_signals()?, // where this is the main thread
+                            Turn::Queued | Turn::WriteLogs | Turn::Over => {}
+                        }
+                        until = 0;
+                    }
+                }
+            }
+            if let Some(exchange) = exchange {
+                core.write_logs(py);
+                self.hand_out(py, &thread_slot, &exchange);
+                BUFFERS.set(buffers);
+                return Ok(Some(exchange));
+            }
+        }
+        self.leave(py, &thread_slot);
+        Ok(None)
+    }
+
     /// Note that the calling thread is with nothing.
     fn come_back(&self) -> Arc<ThreadSlot> {
         let scoreboard = &self.core.shared.scoreboard;

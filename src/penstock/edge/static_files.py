@@ -127,11 +127,7 @@ class StaticFiles:
             for prefix, path in settings.places
         ]
         self._places = sorted(places, key=lambda place: -len(place[0]))
-        beginnings = tuple(prefix[:-1] for prefix, _ in self._places)
-        self.beginnings: str | tuple[str, ...] = beginnings
-        """What a path begins with if it is in one of them, or is the name of one."""
-        if len(beginnings) == 1:
-            self.beginnings = beginnings[0]  # a comparison with a tuple takes longer
+        self.beginnings = tuple(prefix[:-1] for prefix, _ in self._places)
         self._index = os.fsencode(settings.index)
         self._cache_bytes = settings.cache_bytes
         self._log = log

@@ -4,14 +4,19 @@ A worker's thread is this loop and nothing more::
 
     while (exchange := transport.next()) is not None:   # all socket work happens in here
         gateway.handle(exchange)                        # all of PEP 3333 happens in here
+
+`Transport.serve` is that loop. In native code it also does what `handle` does for the responses of
+most requests.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 if TYPE_CHECKING:
+    from wsgiref.types import WSGIApplication
+
     from penstock.edge.tls import TlsMaterial
     from penstock.transport.log_lines import RequestLog
     from penstock.wsgi.headers import CheckHead
@@ -236,6 +241,47 @@ class ResponseSupport(Protocol):
         """
 
 
+class ApplicationCalls(Protocol):
+    """What a transport calls the application with, in the place of `penstock.wsgi.gateway.Gateway`.
+
+    Each is what the gateway's `handle` consists of, and that says in which order.
+    """
+
+    application: WSGIApplication
+
+    beginnings: tuple[str, ...]
+    """What the paths of requests begin with that the application is not called for at once."""
+
+    make_full: Callable[[Exchange | None, bool], Response]
+    """See `ResponseSupport.response_maker`."""
+
+    def answer(
+        self,
+        exchange: Exchange,
+        response: FastResponse,
+        body: BinaryIO,
+        result: Any,
+        blocks: Iterator[bytes] | None = None,
+    ) -> None:
+        """Send and close what the application has returned. Raises nothing.
+
+        ``blocks`` are what is left of ``result``, where its iteration has begun.
+        """
+
+    def fail(
+        self,
+        exchange: Exchange,
+        response: FastResponse | None,
+        body: BinaryIO | None,
+        error: BaseException,
+        result: object = None,
+    ) -> None:
+        """Answer an exchange for which ``error`` was raised. Raises nothing."""
+
+    def log_close_failure(self, exchange: Exchange, error: BaseException) -> None:
+        """Log what the ``close()`` of something that the application returned has raised."""
+
+
 class Transport(ResponseSupport, Protocol):
     """Everything between the listening sockets and the gateway. All methods are thread-safe."""
 
@@ -252,6 +298,15 @@ class Transport(ResponseSupport, Protocol):
 
     def next(self) -> Exchange | None:
         """Block until a request is ready for the application. Return None once drained."""
+
+    def serve(
+        self, handle: Callable[[Exchange], None], calls: ApplicationCalls | None = None
+    ) -> None:
+        """Call ``handle`` with each exchange of `next`, until there is none.
+
+        With ``calls``, which do the same as ``handle``, the transport may call the application
+        itself. Raises what `next` and ``handle`` raise.
+        """
 
     def drain(self, *, hand_over: bool = False) -> None:
         """Accept the connections in the accept queues, then no more; finish the requests.

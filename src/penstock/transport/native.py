@@ -46,7 +46,10 @@ class NativeTransport:
     """See `penstock.transport.ResponseSupport.check_head`."""
 
     next: Callable[[], Exchange | None]
-    """See `penstock.transport.Transport.next`. Native itself: each request passes here."""
+    """See `penstock.transport.Transport.next`."""
+
+    serve: Callable[..., None]
+    """See `penstock.transport.Transport.serve`."""
 
     def __init__(
         self,
@@ -86,6 +89,7 @@ class NativeTransport:
         endpoints = [(listener, environ | io_bound) for listener, environ in endpoints]
         self._native = _native.NativeTransport(endpoints, config, logs, slot)
         self.next = self._native.next
+        self.serve = self._native.serve
         self._logger = logger
         if config.has_stall_monitor:
             self._attend()

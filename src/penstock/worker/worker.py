@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from penstock.listeners import Listener
     from penstock.telemetry.request_finished import Observer
     from penstock.telemetry.spans import Spans
-    from penstock.transport import Exchange, Transport
+    from penstock.transport import ApplicationCalls, Exchange, Transport
     from penstock.transport.log_lines import RequestLog
     from penstock.transport.native import NativeTransport
     from penstock.transport.python import PythonTransport
@@ -246,6 +246,7 @@ class Worker:
             self.error_log.close()
             raise
         self._handle: Callable[[Exchange], None]
+        self._calls: ApplicationCalls | None
         self._lent: threading.Event | None = None  # set once a thread that was lent has come back
         self._threads = [
             threading.Thread(target=self._serve, name=f"penstock-{number}", daemon=True)
@@ -437,12 +438,12 @@ class Worker:
             filters=response_filters(self.settings, self.logger, log_message),
             note_failure=self._spans.note_failure if self._spans is not None else None,
         )
-        self._handle = self._gateway.handle
+        self._handle, self._calls = self._gateway.handle, self._gateway.calls
         if (files := static_files(self.settings, log_message)) is not None:
             self._gateway.ask_first(files)
             self._handle = self._gateway.handle_unless_first
         if self._spans is not None:
-            self._handle = self._spans.around(self._handle)
+            self._handle, self._calls = self._spans.around(self._handle), None
         self.slot.words[STATE] = SERVING
         self.slot.words[READY] = 1
         _workers.add(self)
@@ -481,11 +482,8 @@ class Worker:
 
     def _serve_until_error(self) -> bool:
         """Run the loop of one thread; return True at its end, False after an error."""
-        next_exchange, handle = self.transport.next, self._handle
         try:
-            while (exchange := next_exchange()) is not None:
-                handle(exchange)
-                exchange = None  # a thread that waits keeps nothing of its last request
+            self.transport.serve(self._handle, self._calls)
             return True
         except BaseException:
             # A defect of ours, memory that ran out in the wrong place, or the handler of a signal

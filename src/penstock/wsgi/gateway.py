@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 from contextlib import suppress
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from penstock import messages
 from penstock.errors import (
@@ -24,10 +24,10 @@ from penstock.wsgi.response import FastResponse, ProtocolBreach, Response, Unans
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from wsgiref.types import WSGIApplication
 
-    from penstock.transport import Exchange, Outlet, ResponseSupport, WebSocket
+    from penstock.transport import ApplicationCalls, Exchange, Outlet, ResponseSupport, WebSocket
     from penstock.wsgi.headers import CheckHead
 
 JOIN_LIMIT = 64 * 1024
@@ -57,7 +57,7 @@ class Filters(Protocol):
 class First(Protocol):
     """Answers requests that the application is not called for."""
 
-    beginnings: str | tuple[str, ...]
+    beginnings: tuple[str, ...]
     """What the paths of these requests begin with. Others are not asked about: this is compared for
     each request of the application."""
 
@@ -86,11 +86,12 @@ class Gateway:
         With ``filters`` that native code is not used, and responses are sent through their outlets.
         ``note_failure`` is called with what the application raises, and must not raise anything.
         """
-        self._application = application
+        self.application = application
         self._logger = logger
         self._sendfile = sendfile
         self._first: First | None = None
-        self._beginnings: str | tuple[str, ...] = ()
+        self.beginnings: tuple[str, ...] = ()
+        """See `penstock.transport.ApplicationCalls`."""
         self._log_ended = log_ended or self._log_each
         self._note_failure = note_failure or _note_nothing
         # Any thread adds to it. Two threads may both log the same warning, which does no harm.
@@ -106,24 +107,28 @@ class Gateway:
         if filters is not None:
             check = filters.check_head(check)
 
-        def make_response(exchange: Exchange | None, is_head: bool) -> Response:
+        def make_full(exchange: Exchange | None, is_head: bool) -> Response:
             return Response(exchange, is_head, warn_once, check)
 
         def make_filtered(exchange: Exchange, is_head: bool) -> Response:
             assert filters is not None
             return Response(filters.outlet(exchange, is_head), is_head, warn_once, check)
 
+        self.make_full: Callable[[Exchange | None, bool], Response] = make_full
+        """See `penstock.transport.ApplicationCalls`."""
         self._make_response: Callable[[Exchange, bool], FastResponse]
         if filters is not None:
             self._make_response = make_filtered
         else:
             self._make_response = (
-                make_response if transport is None else transport.response_maker(make_response)
+                make_full if transport is None else transport.response_maker(make_full)
             )
+        self.calls: ApplicationCalls | None = self if filters is None else None
+        """What a transport may call the application with, instead of `handle`."""
 
     def handle(self, exchange: Exchange) -> None:
         """Answer one exchange: it is finished or aborted on return. Raises nothing."""
-        response = body = streamed = result = None
+        response = body = None
         try:
             environ = exchange.environ
             # Read now, because middleware may change HEAD to GET for the application it wraps.
@@ -131,48 +136,81 @@ class Gateway:
             response = self._make_response(exchange, is_head)
             body = exchange.body
             if body is None:
-                body = streamed = RequestBody(exchange)
+                body = RequestBody(exchange)
             environ["wsgi.input"] = body
             environ["wsgi.early_hints"] = response.early_hints
             if OUTSIDE_MOUNT in environ:
                 _answer_with_status(exchange, 404)
+                _release(response, body)
+                return
+            result = self.application(environ, response.start_response)
+        except BaseException as error:  # also SystemExit: no request may end a worker
+            self.fail(exchange, response, body, error)
+            return
+        self.answer(exchange, response, body, result)
+
+    def answer(
+        self,
+        exchange: Exchange,
+        response: FastResponse,
+        body: BinaryIO,
+        result: Any,
+        blocks: Iterator[bytes] | None = None,
+    ) -> None:
+        """Send and close what the application has returned: the second half of `handle`.
+
+        ``blocks`` are what is left of ``result``, where its iteration has begun.
+        """
+        try:
+            # Most applications return a list of one block.
+            if type(result) is list and len(result) == 1 and type(result[0]) is bytes:
+                if not response.send_whole(result[0]):
+                    self._log_overrun(exchange, response.full_response())
             else:
-                result = self._application(environ, response.start_response)
-                # Most applications return a list of one block.
-                if type(result) is list and len(result) == 1 and type(result[0]) is bytes:
-                    if not response.send_whole(result[0]):
-                        self._log_overrun(exchange, response.full_response())
-                else:
-                    self._send_result(exchange, response.full_response(), result)
-                    if type(result) is not list:  # a list has nothing to close
-                        unclosed, result = result, None
-                        self._close(exchange, unclosed)
+                self._send_result(exchange, response.full_response(), result, blocks)
+                if type(result) is not list:  # a list has nothing to close
+                    unclosed, result = result, None
+                    self._close(exchange, unclosed)
             # The same as `_release`. Each request comes here, and a call would cost as much again.
             response.forget_exchange()
-            if streamed is not None:
-                streamed.forget_exchange()
+            if type(body) is RequestBody:
+                body.forget_exchange()
             else:
                 try:
                     body.close()
                 except Exception:
                     pass
-        except BaseException as error:  # also SystemExit: no request may end a worker
-            self._handle_failure(exchange, response, error)
-            if result is not None:
-                self._close(exchange, result)
-            _release(response, body)
+        except BaseException as error:  # as in `handle`
+            self.fail(exchange, response, body, error, result)
+
+    def fail(
+        self,
+        exchange: Exchange,
+        response: FastResponse | None,
+        body: BinaryIO | None,
+        error: BaseException,
+        result: object = None,
+    ) -> None:
+        """Answer an exchange for which something was raised, and close what there is of it.
+
+        ``result`` is what the application had returned before that.
+        """
+        self._handle_failure(exchange, response, error)
+        if result is not None:
+            self._close(exchange, result)
+        _release(response, body)
 
     def ask_first(self, first: First) -> None:
         """Set what `handle_unless_first` asks before it calls the application."""
         self._first = first
-        self._beginnings = first.beginnings
+        self.beginnings = first.beginnings
 
     def handle_unless_first(self, exchange: Exchange) -> None:
         """Do the same as `handle` where what was set by `ask_first` has not answered."""
         try:
             environ = exchange.environ
             # Below SCRIPT_NAME, PATH_INFO is not the path that was asked for.
-            if environ["PATH_INFO"].startswith(self._beginnings) or environ["SCRIPT_NAME"]:
+            if environ["PATH_INFO"].startswith(self.beginnings) or environ["SCRIPT_NAME"]:
                 assert self._first is not None
                 answered = self._first.answer(exchange)
             else:
@@ -185,23 +223,31 @@ class Gateway:
         else:
             self.handle(exchange)
 
-    def _send_result(self, exchange: Exchange, response: Response, result: Iterable[bytes]) -> None:
+    def _send_result(
+        self,
+        exchange: Exchange,
+        response: Response,
+        result: Iterable[bytes],
+        blocks: Iterator[bytes] | None,
+    ) -> None:
         kind = type(result)
-        if kind is list or kind is tuple:
+        if blocks is not None:
+            self._iterate(exchange, response, result, blocks)
+        elif kind is list or kind is tuple:
             block = _joined(result)  # type: ignore[arg-type]
             if block is not None:
                 response.send_whole(block)
             else:
-                self._iterate(exchange, response, result)
+                self._iterate(exchange, response, result, result)
         elif result is None or isinstance(result, str | bytes | bytearray | memoryview):
             raise ProtocolBreach(f"it returned {kind.__name__}, not an iterable of bytes")
         elif kind is FileWrapper:
             # A file longer than its Content-Length is cut. That is how to send a range of it.
             if not (self._sendfile and _send_file(response, result)):  # type: ignore[arg-type]
-                self._iterate(exchange, response, result)
+                self._iterate(exchange, response, result, result)
             return
         else:
-            self._iterate(exchange, response, result)
+            self._iterate(exchange, response, result, result)
         if response.overran:
             self._log_overrun(exchange, response)
 
@@ -210,9 +256,15 @@ class Gateway:
             self._logger, request=_describe(exchange), length=response.content_length
         )
 
-    def _iterate(self, exchange: Exchange, response: Response, result: Iterable[bytes]) -> None:
-        only_one = _is_one_block(result)
-        for block in result:
+    def _iterate(
+        self,
+        exchange: Exchange,
+        response: Response,
+        result: Iterable[bytes],
+        blocks: Iterable[bytes],
+    ) -> None:
+        only_one = blocks is result and _is_one_block(result)
+        for block in blocks:
             if not isinstance(block, bytes):
                 raise ProtocolBreach(f"a block of the body is {type(block).__name__}, not bytes")
             if response.finished:
@@ -312,17 +364,21 @@ class Gateway:
             if close is not None:
                 close()
         except BaseException as error:
-            with suppress(Exception):  # if memory ran out, logging fails too
-                messages.APPLICATION_CLOSE_FAILED.log(
-                    self._logger, request=_describe(exchange), exc_info=error
-                )
+            self.log_close_failure(exchange, error)
+
+    def log_close_failure(self, exchange: Exchange, error: BaseException) -> None:
+        """Log what the ``close()`` of something that the application returned has raised."""
+        with suppress(Exception):  # if memory ran out, logging fails too
+            messages.APPLICATION_CLOSE_FAILED.log(
+                self._logger, request=_describe(exchange), exc_info=error
+            )
 
 
 def _note_nothing(_exchange: Exchange, _error: BaseException) -> None:
     pass
 
 
-def _release(response: FastResponse | None, body: object) -> None:
+def _release(response: FastResponse | None, body: BinaryIO | None) -> None:
     """Drop every reference to the exchange from objects that the application may keep."""
     if response is not None:
         response.forget_exchange()
@@ -331,7 +387,7 @@ def _release(response: FastResponse | None, body: object) -> None:
     elif body is not None:
         # An environ in a cycle would keep the file of a spooled body until it is collected.
         try:
-            body.close()  # type: ignore[attr-defined]
+            body.close()
         except Exception:  # BufferError, if the application kept a view of the body
             pass
 

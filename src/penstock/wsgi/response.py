@@ -183,13 +183,20 @@ class Response:
         """Return this response (see `FastResponse.full_response`)."""
         return self
 
-    def adopt(self, status: str, code: int, headers: HeaderList, length: int | None) -> None:
-        """Take over a head from a native `FastResponse`, which has checked it."""
+    def adopt(
+        self, status: str, code: int, headers: HeaderList, length: int | None, sent: int
+    ) -> None:
+        """Take over from a native `FastResponse`, which has checked the head.
+
+        ``sent`` bytes of the body are with the exchange; with the first it was given the head.
+        """
         self._called = True
         self.status = status
         self.code = code
         self.headers = headers
         self.content_length = length
+        self.sent = sent
+        self.begun = sent > 0
 
     def send_whole(self, block: bytes) -> bool:
         """Send the body that the application returned in one piece, and end the response.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from penstock.listeners import Listener
     from penstock.telemetry.observers import Observers
     from penstock.telemetry.scoreboard import Slot
-    from penstock.transport import Exchange
+    from penstock.transport import ApplicationCalls, Exchange
     from penstock.transport.config import TransportConfig
     from penstock.wsgi.response import FastResponse, Response
 
@@ -107,6 +107,15 @@ class PythonTransport:
     def look_at_calls(self) -> None:
         """See `penstock.transport.Transport.look_at_calls`."""
         self._threads.look_at_calls()
+
+    def serve(
+        self, handle: Callable[[Exchange], None], _calls: ApplicationCalls | None = None
+    ) -> None:
+        """See `penstock.transport.Transport.serve`."""
+        next_exchange = self.next
+        while (exchange := next_exchange()) is not None:
+            handle(exchange)
+            exchange = None  # a thread that waits keeps nothing of its last request
 
     def publish(self) -> None:
         """See `penstock.transport.Transport.publish`."""

@@ -1,0 +1,247 @@
+//! Calling the application as `penstock.wsgi.gateway.Gateway.handle` does, which is the reference: for
+//! a request whose body has arrived, and a response that is plain. All else is left to the gateway.
+
+use crate::environ::keys;
+use crate::exchange::Exchange;
+use crate::fast_response::FastResponse;
+use crate::ffi::{has_length, latin1_bytes, references};
+use crate::spares::{GivenResponse, Spares};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyIterator, PyList, PyString, PyTuple};
+
+/// See `penstock.transport.ApplicationCalls`.
+pub struct ApplicationCalls {
+    application: Py<PyAny>,
+    beginnings: Vec<Vec<u8>>,
+    make_full: Py<PyAny>,
+    answer: Py<PyAny>,
+    fail: Py<PyAny>,
+    log_close_failure: Py<PyAny>,
+    /// `penstock.wsgi.file_wrapper.FileWrapper`
+    file_wrapper: Py<PyAny>,
+}
+
+impl ApplicationCalls {
+    pub fn of(calls: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let named = |name| Ok::<_, PyErr>(calls.getattr(name)?.unbind());
+        Ok(ApplicationCalls {
+            application: named("application")?,
+            beginnings: calls
+                .getattr("beginnings")?
+                .try_iter()?
+                .map(|text| Ok(latin1_bytes(text?.cast::<PyString>()?)?.to_vec()))
+                .collect::<PyResult<_>>()?,
+            make_full: named("make_full")?,
+            answer: named("answer")?,
+            fail: named("fail")?,
+            log_close_failure: named("log_close_failure")?,
+            file_wrapper: calls
+                .py()
+                .import("penstock.wsgi.file_wrapper")?
+                .getattr("FileWrapper")?
+                .unbind(),
+        })
+    }
+
+    /// Answer an exchange; false where the gateway has to, and nothing has been done.
+    pub fn handle(&self, exchange: &Bound<'_, Exchange>, spares: &mut Spares) -> PyResult<bool> {
+        let py = exchange.py();
+        let keys = keys(py);
+        let (environ, body, is_head, was_empty) = {
+            let this = exchange.try_borrow()?;
+            let Some(body) = &this.body else {
+                return Ok(false); // it is streamed
+            };
+            let environ = this.environ.bind(py).clone();
+            if this.may_be_outside && this.environ.bind(py).contains(&keys.outside_mount)? {
+                return Ok(false);
+            }
+            let was_empty = this.request_body.received == 0;
+            (environ, body.bind(py).clone(), this.is_head, was_empty)
+        };
+        if self.leaves_path(&environ)? {
+            return Ok(false);
+        }
+        let own = exchange.clone().unbind();
+        let given = match spares.take_response(py) {
+            Some(given) => {
+                given.response.borrow_mut().begin(own, is_head);
+                given
+            }
+            None => {
+                let response = FastResponse::new(own, is_head, self.make_full.clone_ref(py));
+                GivenResponse::of(Bound::new(py, response)?)?
+            }
+        };
+        environ.set_item(&keys.input, &body)?;
+        environ.set_item(&keys.early_hints, &given.early_hints)?;
+        let arguments = (&environ, &given.start_response);
+        let result = self.application.bind(py).call1(arguments);
+        let response = &given.response;
+        let call = Call {
+            calls: self,
+            exchange,
+            response,
+            body: &body,
+        };
+        let handled = match result {
+            Ok(result) => call.answer(&result),
+            Err(error) => call.fail(error, None),
+        };
+        // Whatever has happened: the exchange leads to the environ, and that leads to the response.
+        FastResponse::forget_exchange(response)?;
+        close_body(&environ, &body);
+        spares.keep_response(given);
+        if was_empty {
+            spares.keep_body(body);
+        }
+        handled.map(|()| true)
+    }
+
+    /// Whether the gateway has to see the request's path first. Below SCRIPT_NAME, PATH_INFO is not the
+    /// path that was asked for.
+    fn leaves_path(&self, environ: &Bound<'_, PyDict>) -> PyResult<bool> {
+        if self.beginnings.is_empty() {
+            return Ok(false);
+        }
+        let keys = keys(environ.py());
+        let (Some(mount), Some(path)) = (
+            environ.get_item(&keys.script_name)?,
+            environ.get_item(&keys.path)?,
+        ) else {
+            return Ok(true);
+        };
+        let path = latin1_bytes(path.cast::<PyString>()?)?;
+        let begins = |beginning: &Vec<u8>| path.starts_with(beginning);
+        Ok(mount.is_truthy()? || self.beginnings.iter().any(begins))
+    }
+
+    /// Whether the blocks of what the application has returned come from its iteration alone.
+    fn iterates(&self, result: &Bound<'_, PyAny>) -> bool {
+        !has_length(result) && !result.is_none() && !result.get_type().is(&self.file_wrapper)
+    }
+}
+
+/// A call of the application, which has returned or raised something.
+struct Call<'a, 'py> {
+    calls: &'a ApplicationCalls,
+    exchange: &'a Bound<'py, Exchange>,
+    response: &'a Bound<'py, FastResponse>,
+    body: &'a Bound<'py, PyAny>,
+}
+
+impl<'py> Call<'_, 'py> {
+    /// Send and close what the application has returned.
+    fn answer(&self, result: &Bound<'py, PyAny>) -> PyResult<()> {
+        if let Some(block) = only_block(result) {
+            return match FastResponse::send_plain(self.response, &block, true) {
+                Ok(true) => Ok(()),
+                Ok(false) => self.leave_to_gateway(result, None, None),
+                Err(error) => self.fail(error, Some(result)),
+            };
+        }
+        if self.calls.iterates(result) {
+            return self.iterate(result);
+        }
+        self.leave_to_gateway(result, None, None)
+    }
+
+    fn iterate(&self, result: &Bound<'py, PyAny>) -> PyResult<()> {
+        let mut blocks = match result.try_iter() {
+            Ok(blocks) => blocks,
+            Err(error) => return self.fail(error, Some(result)),
+        };
+        loop {
+            let sent = match blocks.next() {
+                Some(Ok(block)) => match block.cast_exact::<PyBytes>() {
+                    Ok(bytes) if !bytes.as_bytes().is_empty() => {
+                        match FastResponse::send_plain(self.response, bytes, false) {
+                            Ok(false) => {
+                                return self.leave_to_gateway(result, Some(blocks), Some(block));
+                            }
+                            Ok(true) => continue,
+                            Err(error) => Err(error),
+                        }
+                    }
+                    _ => return self.leave_to_gateway(result, Some(blocks), Some(block)),
+                },
+                Some(Err(error)) => Err(error),
+                None => FastResponse::end_plain(self.response),
+            };
+            return match sent {
+                Ok(true) => self.close(result),
+                Ok(false) => self.leave_to_gateway(result, Some(blocks), None),
+                Err(error) => self.fail(error, Some(result)),
+            };
+        }
+    }
+
+    /// Have the gateway send what is left: what the iteration that has begun still yields, behind the
+    /// block that it has just yielded; all, where none has begun.
+    fn leave_to_gateway(
+        &self,
+        result: &Bound<'py, PyAny>,
+        blocks: Option<Bound<'py, PyIterator>>,
+        block: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<()> {
+        let py = result.py();
+        let left = match (blocks, block) {
+            (None, _) => py.None().into_bound(py),
+            (Some(blocks), Some(block)) => {
+                let chain = py.import("itertools")?.getattr("chain")?;
+                chain.call1(((block,), blocks))?
+            }
+            // Not the iterator: one that has ended may not be asked again.
+            (Some(_), None) => PyTuple::empty(py).try_iter()?.into_any(),
+        };
+        let arguments = (self.exchange, self.response, self.body, result, left);
+        self.calls.answer.call1(py, arguments).map(drop)
+    }
+
+    #[cold]
+    fn fail(&self, error: PyErr, result: Option<&Bound<'py, PyAny>>) -> PyResult<()> {
+        let py = self.exchange.py();
+        let error = error.into_value(py);
+        let arguments = (self.exchange, self.response, self.body, error, result);
+        self.calls.fail.call1(py, arguments).map(drop)
+    }
+
+    fn close(&self, result: &Bound<'py, PyAny>) -> PyResult<()> {
+        let py = result.py();
+        let closed = match result.getattr_opt(intern!(py, "close")) {
+            Ok(Some(close)) if !close.is_none() => close.call0().map(drop),
+            found => found.map(drop),
+        };
+        match closed {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                let arguments = (self.exchange, error.into_value(py));
+                self.calls.log_close_failure.call1(py, arguments).map(drop)
+            }
+        }
+    }
+}
+
+/// The body of most responses: a list of one block.
+fn only_block<'py>(result: &Bound<'py, PyAny>) -> Option<Bound<'py, PyBytes>> {
+    let blocks = result.cast_exact::<PyList>().ok()?;
+    if blocks.len() != 1 {
+        return None;
+    }
+    blocks.get_item(0).ok()?.cast_into_exact().ok()
+}
+
+/// How often `close_body` sees an environ and a body that the application has not kept: once for the
+/// exchange, once for the caller, and the body once for the environ.
+const ENVIRON_REFERENCES: isize = 2;
+const BODY_REFERENCES: isize = 3;
+
+/// Close the body where it does not end with the exchange: the application may have kept it, or have
+/// put it into a cycle, which would keep it until it is collected.
+fn close_body(environ: &Bound<'_, PyDict>, body: &Bound<'_, PyAny>) {
+    if references(environ) > ENVIRON_REFERENCES || references(body) > BODY_REFERENCES {
+        // A view of the body that the application has kept is no failure.
+        drop(body.call_method0(intern!(body.py(), "close")));
+    }
+}
