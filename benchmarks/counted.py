@@ -15,10 +15,12 @@ from penstock.telemetry import histograms
 vars(histograms)["SHORT_SECONDS"] = 60.0  # first of all: others import its value
 
 from penstock.cli.command import main  # noqa: E402
+from penstock.records import compile_now  # noqa: E402
 from penstock.transport.config import TransportConfig  # noqa: E402
 from penstock.worker import deadlines  # noqa: E402
 
 deadlines.LONGEST_LOOK_SECONDS = 3600.0
+compile_now(TransportConfig)
 defaults = TransportConfig.__init__.__kwdefaults__
 assert defaults is not None
 defaults.update(slow_call_seconds=60.0, few_events_turn_seconds=60.0)

@@ -402,7 +402,7 @@ def test_native_code_calls_the_application_as_the_gateway_does(kind: str) -> Non
 
 
 def test_a_request_has_nothing_that_the_application_has_kept_of_another_one() -> None:
-    """Native code uses objects of a thread's last request again, where nobody has kept them."""
+    """Native code uses objects of a thread's last request again, where they were not kept."""
     kept: list[tuple[Any, ...]] = []
 
     def application(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:

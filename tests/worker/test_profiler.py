@@ -133,6 +133,21 @@ def test_what_is_around_the_gateway_is_left_out() -> None:
     assert stack[2].startswith("Gate.__call__ (") or stack[3].startswith("Gate.__call__ (")
 
 
+def test_a_call_by_native_code_begins_with_the_application() -> None:
+    """It has no frame of the gateway, and the loop of the thread around it."""
+    names: dict[str, Any] = {}
+    exec(compile("def loop(call): call()", "/x/penstock/worker/worker.py", "exec"), names)
+    slot = slot_of()
+    with in_thread(
+        "penstock-1", lambda started, over: names["loop"](lambda: busy_here(started, over))
+    ) as ident:
+        begin(slot, 0, ident, 1, "/")
+        profile = profiled(slot)
+    (stack,) = (stack for stack in named(profile) if stack[0] == "GET /")
+    assert stack[1].split(" ")[0].endswith("<lambda>")
+    assert not any("worker.py" in frame for frame in stack)
+
+
 def deep(depth: int, started: threading.Event, over: threading.Event) -> None:
     if depth:
         deep(depth - 1, started, over)

@@ -1,5 +1,5 @@
-//! Objects of a thread's last request that its next one uses again, where nobody has kept them: to
-//! make them anew takes a tenth of what the server does for a small request.
+//! Objects of a thread's last request that its next one uses again, where the application has not kept
+//! them: to make them anew takes a tenth of what the server does for a small request.
 
 use crate::extend_deadline::ExtendDeadline;
 use crate::fast_response::FastResponse;
@@ -25,7 +25,7 @@ impl<'py> GivenResponse<'py> {
         })
     }
 
-    /// Each method has the response, and nobody else has any of the three.
+    /// Each method has the response, and there is no other reference to any of the three.
     fn is_unkept(&self) -> bool {
         references(&self.response) == 3
             && references(&self.start_response) == 1
@@ -71,7 +71,7 @@ impl Spares {
         self.body = Some(body.unbind());
     }
 
-    /// Give up what somebody else has kept, and what the response has of its request. To be called
+    /// Give up what the application has kept, and what the response has of its request. To be called
     /// when the request's environ has ended.
     pub fn tidy(&mut self, py: Python<'_>) {
         if let Some(given) = self.take_response(py) {
@@ -100,8 +100,8 @@ impl Spares {
     }
 }
 
-/// Whether a body is as a new one: nobody else has it, and it is open, and has nothing in it. Where
-/// its position is makes no difference then.
+/// Whether a body is as a new one: the application has not kept it, it is open, and it has nothing in
+/// it. Where its position is makes no difference then.
 fn is_empty(body: &Bound<'_, PyAny>) -> bool {
     if references(body) != 1 {
         return false;

@@ -37,7 +37,9 @@ OTHER_REQUESTS = "(other requests)"
 CUT_OFF = "(outer functions)"
 
 _GATEWAY = "/penstock/wsgi/gateway.py"
-"""Where a request's call begins: what is around it is the same for all."""
+_LOOP = "/penstock/worker/worker.py"
+"""Where a request's call begins: what is around it is the same for all. Native code calls the
+application without the gateway, so that the loop of the thread is around the call."""
 
 SERVERS_OWN = "penstock-"
 """What the names of the server's own threads begin with."""
@@ -73,6 +75,7 @@ class Profiler:
         self._indexes: dict[str, int] = {}  # of the names
         self._codes: dict[int, int] = {}  # the index of a function's name, by its id
         self._gateway: set[int] = set()  # the indexes of the functions of `_GATEWAY`
+        self._loop: set[int] = set()  # and of `_LOOP`
         self._kept: list[CodeType] = []  # so that no other function gets that id
         self._requests: dict[str, int] = {}
         self._running: dict[int, tuple[int, int]] = {}  # by thread: a request's number, its name
@@ -186,6 +189,8 @@ class Profiler:
             index = self._codes.get(id(code))
             if index is None:
                 index = self._index_of_code(code)
+            if index in self._loop:
+                break
             stack.append(index)
             if len(stack) >= MOST_DEPTH:
                 stack.append(self._index_of(CUT_OFF))
@@ -215,8 +220,11 @@ class Profiler:
         if index is None:
             name = f"{code.co_qualname} ({code.co_filename}:{code.co_firstlineno})"
             index = self._index_of(name)
-            if code.co_filename.endswith(_GATEWAY) and self._names[index] != OTHER_FRAMES:
-                self._gateway.add(index)
+            if self._names[index] != OTHER_FRAMES:
+                if code.co_filename.endswith(_GATEWAY):
+                    self._gateway.add(index)
+                elif code.co_filename.endswith(_LOOP):
+                    self._loop.add(index)
             if len(self._kept) < MOST_FRAMES:
                 self._kept.append(code)
                 self._codes[id(code)] = index
