@@ -44,14 +44,14 @@ SHARE = "Flask, the server's share"
 """What Flask takes beyond a call of the application in a bare loop."""
 
 INSTRUCTIONS: Mapping[tuple[str, str], Bound] = {
-    ("native", "hello"): Bound(22_470, 15_640),
-    ("native", "varied"): Bound(41_218, 37_400),
-    ("native", "generator"): Bound(46_720, 17_700),
-    ("native", "a connection each"): Bound(27_963, 24_600),
+    ("native", "hello"): Bound(22_470, 16_200),
+    ("native", "varied"): Bound(41_218, 37_900),
+    ("native", "generator"): Bound(46_720, 18_250),
+    ("native", "a connection each"): Bound(27_963, 24_950),
     ("native", "Flask"): Bound(357_836, 332_000),
-    ("native", SHARE): Bound(41_015, 12_500),
-    ("native", "hello over TLS"): Bound(None, 24_600),
-    ("native", "hello beside --static"): Bound(None, 16_100),
+    ("native", SHARE): Bound(41_015, 13_000),
+    ("native", "hello over TLS"): Bound(None, 25_150),
+    ("native", "hello beside --static"): Bound(None, 16_600),
     ("native", "a file of 10 KiB (--static)"): Bound(None, 47_600),
     ("python", "hello"): Bound(121_354, 129_000),
     ("python", "varied"): Bound(207_927, 227_500),

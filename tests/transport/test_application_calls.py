@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import itertools
 import logging
 import re
 import sys
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -18,6 +21,7 @@ from penstock.wsgi.file_wrapper import FileWrapper
 from penstock.wsgi.headers import put_right
 from support.fake_exchange import Records
 from support.serving import connect, eventually, get, post
+from support.threads import running
 from support.transports import LOGGER, serving
 from support.wire import Client
 
@@ -64,7 +68,7 @@ class Blocks:
         return block  # type: ignore[no-any-return]
 
     def _close(self) -> None:
-        self._note("close")
+        self._note(f"close, while {sys.exc_info()[1]!r} is handled")
 
 
 class Sized(Blocks):
@@ -206,6 +210,19 @@ def kept_input(environ: Environ, start_response: StartResponse, note: Note) -> I
     return [b"x"]
 
 
+def popped_input(environ: Environ, start_response: StartResponse, note: Note) -> Iterable[bytes]:
+    kept.append(environ.pop("wsgi.input"))
+    start_response("200 OK", PLAIN)
+    return [b"x"]
+
+
+def replaced_input(environ: Environ, start_response: StartResponse, note: Note) -> Iterable[bytes]:
+    kept.append(environ["wsgi.input"])
+    environ["wsgi.input"] = io.BytesIO()
+    start_response("200 OK", PLAIN)
+    return [b"x"]
+
+
 def kept_environ(environ: Environ, start_response: StartResponse, note: Note) -> Iterable[bytes]:
     kept.append(environ)
     start_response("200 OK", PLAIN)
@@ -297,6 +314,8 @@ CASES: dict[str, Case] = {
     "a head that is refused": refused_head,
     "the method changed": method_changed,
     "an input that is kept": kept_input,
+    "an input that is kept and taken out": popped_input,
+    "an input that is kept and replaced": replaced_input,
     "an environ that is kept": kept_environ,
     "204": started(lambda _: [b""], "204 No Content"),
     "204 with a body": started(lambda note: Blocks(note, b"one", b"two"), "204 No Content"),
@@ -438,7 +457,9 @@ def test_a_request_has_nothing_that_the_application_has_kept_of_another_one() ->
     assert environ["PATH_INFO"] == "/5"
 
 
-@pytest.mark.parametrize("leaves", ["text", "a closed body", "a view"])
+@pytest.mark.parametrize(
+    "leaves", ["text", "a closed body", "a view", "an attribute", "a position"]
+)
 def test_the_empty_body_of_a_request_is_not_what_another_one_has_made_of_its_own(
     leaves: str,
 ) -> None:
@@ -447,7 +468,13 @@ def test_the_empty_body_of_a_request_is_not_what_another_one_has_made_of_its_own
     def application(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         body = environ["wsgi.input"]
         read = body.read()
-        if leaves == "text":
+        assert body.tell() == 0
+        assert not vars(body)
+        if leaves == "an attribute":
+            body.user = "secret"
+        elif leaves == "a position":
+            body.seek(7)
+        elif leaves == "text":
             body.write(b"secret")
         elif leaves == "a closed body":
             body.close()
@@ -460,6 +487,63 @@ def test_the_empty_body_of_a_request_is_not_what_another_one_has_made_of_its_own
         for _ in range(3):
             client.send(get())
             assert client.read_response().body == b"read "
+
+
+def test_what_only_a_weak_reference_points_to_ends_with_its_request() -> None:
+    ended: list[str] = []
+    known: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+
+    def application(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        given = {
+            "start_response": start_response,
+            "early_hints": environ["wsgi.early_hints"],
+            "input": environ["wsgi.input"],
+        }
+        for name, each in given.items():
+            assert each not in known, name
+            known[each] = name
+            weakref.finalize(each, ended.append, name)
+        del each
+        start_response("200 OK", PLAIN)
+        return [b"x"]
+
+    with serving(application, "native") as server, connect(server) as client:
+        for number in range(1, 4):
+            client.send(get())
+            assert client.read_response().status == 200
+            eventually(lambda number=number: len(ended) == 3 * number)  # type: ignore[misc]
+
+
+@contextmanager
+def ticking() -> Iterator[list[float]]:
+    """Have a thread note the time again and again, as often as it has the interpreter lock."""
+    times: list[float] = []
+
+    def tick(ended: threading.Event) -> None:
+        while not ended.wait(0.001):
+            times.append(time.monotonic())
+
+    with running(tick, 1):
+        eventually(lambda: bool(times))
+        yield times
+
+
+def test_an_iterator_of_native_code_gives_other_threads_their_turn() -> None:
+    """Nothing of it asks the interpreter whether another thread waits for its lock."""
+
+    def application(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        start_response("200 OK", PLAIN)
+        return itertools.repeat(b"x" * 20, 100_000)
+
+    with serving(application, "native", threads=2) as server, connect(server) as client:
+        with ticking() as times:
+            begun = time.monotonic()
+            client.send(get())
+            assert len(client.read_response().body) == 2_000_000
+            ended = time.monotonic()
+        within = [begun, *(each for each in times if begun < each < ended), ended]
+        longest = max(after - before for before, after in itertools.pairwise(within))
+        assert longest < (ended - begun) / 2
 
 
 def test_a_thread_that_waits_keeps_nothing_of_its_last_request() -> None:

@@ -92,7 +92,7 @@ def answers(transport: str) -> dict[str, tuple[bytes, str, str]]:
         except Exception as error:
             seen[name] = "", repr(error)
             raise
-        seen[name] = type(write.__self__).__name__, ""
+        seen[name] = type(getattr(write, "__self__", write)).__name__, ""
         return body
 
     received = {}

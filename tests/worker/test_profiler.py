@@ -136,10 +136,12 @@ def test_what_is_around_the_gateway_is_left_out() -> None:
 def test_a_call_by_native_code_begins_with_the_application() -> None:
     """It has no frame of the gateway, and the loop of the thread around it."""
     names: dict[str, Any] = {}
-    exec(compile("def loop(call): call()", "/x/penstock/worker/worker.py", "exec"), names)
+    loop = "class Worker:\n    def _serve_until_error(call): call()"
+    exec(compile(loop, "/x/penstock/worker/worker.py", "exec"), names)
     slot = slot_of()
     with in_thread(
-        "penstock-1", lambda started, over: names["loop"](lambda: busy_here(started, over))
+        "penstock-1",
+        lambda started, over: names["Worker"]._serve_until_error(lambda: busy_here(started, over)),
     ) as ident:
         begin(slot, 0, ident, 1, "/")
         profile = profiled(slot)

@@ -4,8 +4,8 @@
 use crate::environ::keys;
 use crate::exchange::Exchange;
 use crate::fast_response::FastResponse;
-use crate::ffi::{has_length, latin1_bytes, references};
-use crate::spares::{GivenResponse, Spares};
+use crate::ffi::{has_length, has_weak_references, latin1_bytes, references};
+use crate::spares::{GivenResponse, Serving};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyIterator, PyList, PyString, PyTuple};
@@ -20,11 +20,17 @@ pub struct ApplicationCalls {
     log_close_failure: Py<PyAny>,
     /// `penstock.wsgi.file_wrapper.FileWrapper`
     file_wrapper: Py<PyAny>,
+    /// `itertools.chain`
+    chain: Py<PyAny>,
 }
 
 impl ApplicationCalls {
     pub fn of(calls: &Bound<'_, PyAny>) -> PyResult<Self> {
         let named = |name| Ok::<_, PyErr>(calls.getattr(name)?.unbind());
+        let imported = |module, name| {
+            let module = calls.py().import(module)?;
+            Ok::<_, PyErr>(module.getattr(name)?.unbind())
+        };
         Ok(ApplicationCalls {
             application: named("application")?,
             beginnings: calls
@@ -36,35 +42,28 @@ impl ApplicationCalls {
             answer: named("answer")?,
             fail: named("fail")?,
             log_close_failure: named("log_close_failure")?,
-            file_wrapper: calls
-                .py()
-                .import("penstock.wsgi.file_wrapper")?
-                .getattr("FileWrapper")?
-                .unbind(),
+            file_wrapper: imported("penstock.wsgi.file_wrapper", "FileWrapper")?,
+            chain: imported("itertools", "chain")?,
         })
     }
 
     /// Answer an exchange; false where the gateway has to, and nothing has been done.
-    pub fn handle(&self, exchange: &Bound<'_, Exchange>, spares: &mut Spares) -> PyResult<bool> {
+    pub fn handle(&self, exchange: &Bound<'_, Exchange>, serving: &mut Serving) -> PyResult<bool> {
         let py = exchange.py();
-        let keys = keys(py);
-        let (environ, body, is_head, was_empty) = {
+        let (environ, body, is_head, may_be_outside) = {
             let this = exchange.try_borrow()?;
             let Some(body) = &this.body else {
                 return Ok(false); // it is streamed
             };
             let environ = this.environ.bind(py).clone();
-            if this.may_be_outside && this.environ.bind(py).contains(&keys.outside_mount)? {
-                return Ok(false);
-            }
-            let was_empty = this.request_body.received == 0;
-            (environ, body.bind(py).clone(), this.is_head, was_empty)
+            let body = body.bind(py).clone();
+            (environ, body, this.is_head, this.may_be_outside)
         };
-        if self.leaves_path(&environ)? {
+        if self.is_gateways(&environ, may_be_outside)? {
             return Ok(false);
         }
         let own = exchange.clone().unbind();
-        let given = match spares.take_response(py) {
+        let given = match serving.spares.take_response(py) {
             Some(given) => {
                 given.response.borrow_mut().begin(own, is_head);
                 given
@@ -74,38 +73,49 @@ impl ApplicationCalls {
                 GivenResponse::of(Bound::new(py, response)?)?
             }
         };
-        environ.set_item(&keys.input, &body)?;
-        environ.set_item(&keys.early_hints, &given.early_hints)?;
-        let arguments = (&environ, &given.start_response);
-        let result = self.application.bind(py).call1(arguments);
-        let response = &given.response;
         let call = Call {
             calls: self,
             exchange,
-            response,
+            response: Forgotten(&given.response),
             body: &body,
         };
-        let handled = match result {
-            Ok(result) => call.answer(&result),
+        let handled = match self.call(&environ, &body, &given) {
+            Ok(result) => call.answer(&result, serving),
             Err(error) => call.fail(error, None),
         };
-        // Whatever has happened: the exchange leads to the environ, and that leads to the response.
-        FastResponse::forget_exchange(response)?;
+        // In the main thread the handler of a signal may raise: here, and not in the next request.
+        let handled =
+            handled.and_then(|()| py.check_signals().or_else(|error| call.fail(error, None)));
+        drop(call);
         close_body(&environ, &body);
-        spares.keep_response(given);
-        if was_empty {
-            spares.keep_body(body);
-        }
+        serving.spares.keep_response(given);
         handled.map(|()| true)
     }
 
-    /// Whether the gateway has to see the request's path first. Below SCRIPT_NAME, PATH_INFO is not the
-    /// path that was asked for.
-    fn leaves_path(&self, environ: &Bound<'_, PyDict>) -> PyResult<bool> {
+    fn call<'py>(
+        &self,
+        environ: &Bound<'py, PyDict>,
+        body: &Bound<'py, PyAny>,
+        given: &GivenResponse<'py>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let keys = keys(environ.py());
+        environ.set_item(&keys.input, body)?;
+        environ.set_item(&keys.early_hints, &given.early_hints)?;
+        let application = self.application.bind(environ.py());
+        application.call1((environ, &given.start_response))
+    }
+
+    /// Whether the gateway has to see the request first, for its path: it is not below that of the
+    /// application, or may be one of `beginnings`. Below SCRIPT_NAME, PATH_INFO is not the path that was
+    /// asked for.
+    fn is_gateways(&self, environ: &Bound<'_, PyDict>, may_be_outside: bool) -> PyResult<bool> {
+        let keys = keys(environ.py());
+        if may_be_outside && environ.contains(&keys.outside_mount)? {
+            return Ok(true);
+        }
         if self.beginnings.is_empty() {
             return Ok(false);
         }
-        let keys = keys(environ.py());
         let (Some(mount), Some(path)) = (
             environ.get_item(&keys.script_name)?,
             environ.get_item(&keys.path)?,
@@ -127,27 +137,40 @@ impl ApplicationCalls {
 struct Call<'a, 'py> {
     calls: &'a ApplicationCalls,
     exchange: &'a Bound<'py, Exchange>,
-    response: &'a Bound<'py, FastResponse>,
+    response: Forgotten<'a, 'py>,
     body: &'a Bound<'py, PyAny>,
+}
+
+/// A response that forgets its exchange in any case, also after a defect of ours: the exchange leads
+/// to the environ, and that leads to the response.
+struct Forgotten<'a, 'py>(&'a Bound<'py, FastResponse>);
+
+impl Drop for Forgotten<'_, '_> {
+    fn drop(&mut self) {
+        if let Err(error) = FastResponse::forget_exchange(self.0) {
+            error.write_unraisable(self.0.py(), None);
+        }
+    }
 }
 
 impl<'py> Call<'_, 'py> {
     /// Send and close what the application has returned.
-    fn answer(&self, result: &Bound<'py, PyAny>) -> PyResult<()> {
+    fn answer(&self, result: &Bound<'py, PyAny>, serving: &mut Serving) -> PyResult<()> {
         if let Some(block) = only_block(result) {
-            return match FastResponse::send_plain(self.response, &block, true) {
+            return match FastResponse::send_plain(self.response.0, &block, true) {
                 Ok(true) => Ok(()),
                 Ok(false) => self.leave_to_gateway(result, None, None),
                 Err(error) => self.fail(error, Some(result)),
             };
         }
         if self.calls.iterates(result) {
-            return self.iterate(result);
+            return self.iterate(result, serving);
         }
         self.leave_to_gateway(result, None, None)
     }
 
-    fn iterate(&self, result: &Bound<'py, PyAny>) -> PyResult<()> {
+    fn iterate(&self, result: &Bound<'py, PyAny>, serving: &mut Serving) -> PyResult<()> {
+        let py = result.py();
         let mut blocks = match result.try_iter() {
             Ok(blocks) => blocks,
             Err(error) => return self.fail(error, Some(result)),
@@ -156,18 +179,25 @@ impl<'py> Call<'_, 'py> {
             let sent = match blocks.next() {
                 Some(Ok(block)) => match block.cast_exact::<PyBytes>() {
                     Ok(bytes) if !bytes.as_bytes().is_empty() => {
-                        match FastResponse::send_plain(self.response, bytes, false) {
+                        match FastResponse::send_plain(self.response.0, bytes, false) {
                             Ok(false) => {
                                 return self.leave_to_gateway(result, Some(blocks), Some(block));
                             }
-                            Ok(true) => continue,
+                            Ok(true) => {
+                                // The iterator may be native code, too.
+                                serving.give_way(py);
+                                match py.check_signals() {
+                                    Ok(()) => continue,
+                                    Err(error) => Err(error),
+                                }
+                            }
                             Err(error) => Err(error),
                         }
                     }
                     _ => return self.leave_to_gateway(result, Some(blocks), Some(block)),
                 },
                 Some(Err(error)) => Err(error),
-                None => FastResponse::end_plain(self.response),
+                None => FastResponse::end_plain(self.response.0),
             };
             return match sent {
                 Ok(true) => self.close(result),
@@ -187,23 +217,25 @@ impl<'py> Call<'_, 'py> {
     ) -> PyResult<()> {
         let py = result.py();
         let left = match (blocks, block) {
-            (None, _) => py.None().into_bound(py),
-            (Some(blocks), Some(block)) => {
-                let chain = py.import("itertools")?.getattr("chain")?;
-                chain.call1(((block,), blocks))?
-            }
+            (None, _) => Ok(py.None().into_bound(py)),
+            (Some(blocks), Some(block)) => self.calls.chain.bind(py).call1(((block,), blocks)),
             // Not the iterator: one that has ended may not be asked again.
-            (Some(_), None) => PyTuple::empty(py).try_iter()?.into_any(),
+            (Some(_), None) => PyTuple::empty(py).try_iter().map(Bound::into_any),
         };
-        let arguments = (self.exchange, self.response, self.body, result, left);
-        self.calls.answer.call1(py, arguments).map(drop)
+        match left {
+            Ok(left) => {
+                let arguments = (self.exchange, self.response.0, self.body, result, left);
+                self.calls.answer.call1(py, arguments).map(drop)
+            }
+            Err(error) => self.fail(error, Some(result)), // memory ran out
+        }
     }
 
     #[cold]
     fn fail(&self, error: PyErr, result: Option<&Bound<'py, PyAny>>) -> PyResult<()> {
         let py = self.exchange.py();
         let error = error.into_value(py);
-        let arguments = (self.exchange, self.response, self.body, error, result);
+        let arguments = (self.exchange, self.response.0, self.body, error, result);
         self.calls.fail.call1(py, arguments).map(drop)
     }
 
@@ -211,7 +243,8 @@ impl<'py> Call<'_, 'py> {
         let py = result.py();
         let closed = match result.getattr_opt(intern!(py, "close")) {
             Ok(Some(close)) if !close.is_none() => close.call0().map(drop),
-            found => found.map(drop),
+            Ok(_) => Ok(()),
+            Err(error) => Err(error),
         };
         match closed {
             Ok(()) => Ok(()),
@@ -233,14 +266,20 @@ fn only_block<'py>(result: &Bound<'py, PyAny>) -> Option<Bound<'py, PyBytes>> {
 }
 
 /// How often `close_body` sees an environ and a body that the application has not kept: once for the
-/// exchange, once for the caller, and the body once for the environ.
+/// exchange, once for the caller, and the body once for the environ, where that has it still.
 const ENVIRON_REFERENCES: isize = 2;
 const BODY_REFERENCES: isize = 3;
 
 /// Close the body where it does not end with the exchange: the application may have kept it, or have
 /// put it into a cycle, which would keep it until it is collected.
 fn close_body(environ: &Bound<'_, PyDict>, body: &Bound<'_, PyAny>) {
-    if references(environ) > ENVIRON_REFERENCES || references(body) > BODY_REFERENCES {
+    let own = environ.get_item(&keys(environ.py()).input);
+    let is_own = matches!(own, Ok(Some(own)) if own.is(body));
+    let is_unkept = is_own
+        && references(environ) == ENVIRON_REFERENCES
+        && references(body) == BODY_REFERENCES
+        && !has_weak_references(body);
+    if !is_unkept {
         // A view of the body that the application has kept is no failure.
         drop(body.call_method0(intern!(body.py(), "close")));
     }

@@ -248,7 +248,7 @@ impl Delivery {
             websocket = (!offered.is_none(py)).then_some(offered);
         }
         let is_forwarded = forwarded.is_some();
-        let (body, request_body) = self.body(py, thread, connection, head, body)?;
+        let (body, request_body) = self.body(py, connection, head, body)?;
         let request = options.observed.then(|| {
             Box::new(HeadCopy {
                 bytes: bytes.into(),
@@ -355,7 +355,6 @@ impl Delivery {
     fn body(
         &self,
         py: Python<'_>,
-        thread: &mut Thread<'_>,
         connection: &Arc<Connection>,
         head: &Head,
         body: Body,
@@ -366,11 +365,10 @@ impl Delivery {
                 None,
                 RequestBody::streamed(connection, head.expect_continue, streaming),
             ),
-            Body::Empty => {
-                let spare = thread.spares.take_body();
-                let body = spare.map_or_else(|| self.bytes_io.call0(py), Ok)?;
-                (Some(body), RequestBody::complete(connection, 0))
-            }
+            Body::Empty => (
+                Some(self.bytes_io.call0(py)?),
+                RequestBody::complete(connection, 0),
+            ),
             Body::Collected(Spool::Memory(collected)) => {
                 let collected = collected.bytes();
                 let bytes = PyBytes::new_with(py, collected.len(), |bytes| {

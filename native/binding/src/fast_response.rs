@@ -217,7 +217,7 @@ impl FastResponse {
     /// Return the full response, in the same state as this one. It takes over from here.
     fn full_response<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
-        let (make_full, exchange, is_head, finished, sent) = {
+        let (make_full, exchange, is_head) = {
             let response = slf.borrow();
             if let Some(full) = &response.full {
                 return Ok(full.bind(py).clone());
@@ -226,17 +226,15 @@ impl FastResponse {
                 .exchange
                 .as_ref()
                 .map(|exchange| exchange.clone_ref(py));
-            (
-                response.make_full.clone_ref(py),
-                exchange,
-                response.is_head,
-                response.finished,
-                response.sent,
-            )
+            (response.make_full.clone_ref(py), exchange, response.is_head)
         };
         let over = exchange.is_none();
         let full = make_full.bind(py).call1((exchange, is_head))?;
-        let head = slf.borrow_mut().head.take();
+        // Read together: another thread of the application may have sent a block meanwhile.
+        let (head, sent, finished) = {
+            let mut response = slf.borrow_mut();
+            (response.head.take(), response.sent, response.finished)
+        };
         if let Some(head) = head {
             let fields = head.fields.bind(py).as_sequence().to_list()?;
             let arguments = (head.status, head.code, fields, head.length, sent);

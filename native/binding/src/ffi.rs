@@ -63,3 +63,18 @@ pub fn has_length(object: &Bound<'_, PyAny>) -> bool {
             || !mapping.is_null() && (*mapping).mp_length.is_some()
     }
 }
+
+/// Whether there are weak references to an object, other than one whose type keeps them elsewhere.
+pub fn has_weak_references(object: &Bound<'_, PyAny>) -> bool {
+    // SAFETY: where the offset is positive, the object has a pointer there: null, or the first one.
+    unsafe {
+        let pointer = object.as_ptr();
+        let offset = (*ffi::Py_TYPE(pointer)).tp_weaklistoffset;
+        offset > 0
+            && !pointer
+                .byte_offset(offset)
+                .cast::<*mut ffi::PyObject>()
+                .read()
+                .is_null()
+    }
+}

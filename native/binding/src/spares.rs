@@ -1,12 +1,12 @@
-//! Objects of a thread's last request that its next one uses again, where the application has not kept
-//! them: to make them anew takes a tenth of what the server does for a small request.
+//! What a thread has between its requests: the objects of its last one that the next one uses again,
+//! where the application has not kept them, and how long it may still keep the interpreter lock.
 
 use crate::extend_deadline::ExtendDeadline;
 use crate::fast_response::FastResponse;
-use crate::ffi::references;
+use crate::ffi::{has_weak_references, references};
+use penstock_reactor::sys::{self, MILLISECOND, Nanos};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
 
 /// A response, and those of its methods that the application is given.
 pub struct GivenResponse<'py> {
@@ -25,35 +25,28 @@ impl<'py> GivenResponse<'py> {
         })
     }
 
-    /// Each method has the response, and there is no other reference to any of the three.
+    /// Whether the application has kept none of the three: each method has the response, which has no
+    /// weak references.
     fn is_unkept(&self) -> bool {
-        references(&self.response) == 3
-            && references(&self.start_response) == 1
-            && references(&self.early_hints) == 1
+        const RESPONSE_REFERENCES: isize = 3;
+        references(&self.response) == RESPONSE_REFERENCES
+            && is_unkept(&self.start_response)
+            && is_unkept(&self.early_hints)
     }
 }
 
-type Unbound = (Py<FastResponse>, Py<PyAny>, Py<PyAny>);
+fn is_unkept(object: &Bound<'_, PyAny>) -> bool {
+    references(object) == 1 && !has_weak_references(object)
+}
 
-/// What one thread has.
+/// Objects of the last request. None of them has anything of it.
 #[derive(Default)]
 pub struct Spares {
-    response: Option<Unbound>,
-    /// An `io.BytesIO` that was the body of a request without one.
-    body: Option<Py<PyAny>>,
+    response: Option<(Py<FastResponse>, Py<PyAny>, Py<PyAny>)>,
     extend_deadline: Option<Py<ExtendDeadline>>,
 }
 
 impl Spares {
-    /// `penstock.extend_deadline` of the last request; it is kept for the next one.
-    pub fn extend_deadline(&self) -> Option<&Py<ExtendDeadline>> {
-        self.extend_deadline.as_ref()
-    }
-
-    pub fn keep_extend_deadline(&mut self, made: Py<ExtendDeadline>) -> &Py<ExtendDeadline> {
-        self.extend_deadline.insert(made)
-    }
-
     pub fn keep_response(&mut self, given: GivenResponse<'_>) {
         let GivenResponse {
             response,
@@ -67,50 +60,56 @@ impl Spares {
         ));
     }
 
-    pub fn keep_body(&mut self, body: Bound<'_, PyAny>) {
-        self.body = Some(body.unbind());
-    }
-
-    /// Give up what the application has kept, and what the response has of its request. To be called
-    /// when the request's environ has ended.
+    /// Drop what the application has kept, and clear the rest. To be called when the request's environ
+    /// has ended.
     pub fn tidy(&mut self, py: Python<'_>) {
         if let Some(given) = self.take_response(py) {
-            if given.is_unkept() {
-                given.response.borrow_mut().clear();
-                self.keep_response(given);
-            }
+            given.response.borrow_mut().clear();
+            self.keep_response(given);
         }
-        let body = self.body.take();
-        self.body = body.filter(|body| is_empty(body.bind(py)));
         let made = self.extend_deadline.take();
         self.extend_deadline = made.filter(|made| references(made.bind(py)) == 1);
     }
 
+    /// The response, unless the application has it, or has found it in the meantime.
     pub fn take_response<'py>(&mut self, py: Python<'py>) -> Option<GivenResponse<'py>> {
         let (response, start_response, early_hints) = self.response.take()?;
-        Some(GivenResponse {
+        let given = GivenResponse {
             response: response.into_bound(py),
             start_response: start_response.into_bound(py),
             early_hints: early_hints.into_bound(py),
-        })
+        };
+        given.is_unkept().then_some(given)
     }
 
-    pub fn take_body(&mut self) -> Option<Py<PyAny>> {
-        self.body.take()
+    /// `penstock.extend_deadline` of the last request.
+    pub fn extend_deadline(&self) -> Option<&Py<ExtendDeadline>> {
+        self.extend_deadline.as_ref()
+    }
+
+    pub fn keep_extend_deadline(&mut self, made: Py<ExtendDeadline>) -> &Py<ExtendDeadline> {
+        self.extend_deadline.insert(made)
     }
 }
 
-/// Whether a body is as a new one: the application has not kept it, it is open, and it has nothing in
-/// it. Where its position is makes no difference then.
-fn is_empty(body: &Bound<'_, PyAny>) -> bool {
-    if references(body) != 1 {
-        return false;
-    }
-    match body.call_method0(intern!(body.py(), "getvalue")) {
-        Ok(value) => {
-            let bytes = value.cast_exact::<PyBytes>();
-            bytes.is_ok_and(|bytes| bytes.as_bytes().is_empty())
+/// For how long native code keeps the interpreter lock in a row. Where the application's own code is
+/// Python, the interpreter gives it up besides.
+const MOST_ATTACHED: Nanos = MILLISECOND;
+
+/// What one thread has.
+#[derive(Default)]
+pub struct Serving {
+    pub spares: Spares,
+    attached_until: Nanos,
+}
+
+impl Serving {
+    /// Let other threads have the interpreter lock, if this one has kept it for long enough. To be
+    /// called wherever native code may go round without running any of Python's.
+    pub fn give_way(&mut self, py: Python<'_>) {
+        if sys::monotonic() >= self.attached_until {
+            py.detach(|| ());
+            self.attached_until = sys::monotonic() + MOST_ATTACHED;
         }
-        Err(_) => false, // it is closed
     }
 }

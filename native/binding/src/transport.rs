@@ -13,7 +13,7 @@ use crate::options::read_options;
 use crate::policy::Policy;
 use crate::request_finished::RequestMaker;
 use crate::scoreboard::open;
-use crate::spares::Spares;
+use crate::spares::Serving;
 use crate::thread_slots::{ThreadSlot, ThreadSlots};
 use penstock_reactor::accepting::Acceptor;
 use penstock_reactor::connection::NEVER;
@@ -145,7 +145,7 @@ impl NativeTransport {
     }
 
     fn next(&self, py: Python<'_>) -> PyResult<Option<Py<Exchange>>> {
-        self.take(py, &mut Spares::default())
+        self.take(py, &mut Serving::default())
     }
 
     /// See `penstock.transport.Transport.serve`.
@@ -157,11 +157,15 @@ impl NativeTransport {
         calls: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         let calls = calls.map(ApplicationCalls::of).transpose()?;
-        let mut spares = Spares::default();
-        while let Some(exchange) = self.take(py, &mut spares)? {
+        let mut serving = Serving::default();
+        while let Some(exchange) = self.take(py, &mut serving)? {
             let exchange = exchange.into_bound(py);
             let handled = match &calls {
-                Some(calls) => calls.handle(&exchange, &mut spares)?,
+                // An error is one of the server's own: the gateway would have answered.
+                Some(calls) => calls.handle(&exchange, &mut serving).or_else(|error| {
+                    ending::abort(&exchange)?;
+                    Err(error)
+                })?,
                 None => false,
             };
             if !handled {
@@ -417,19 +421,20 @@ impl NativeTransport {
 }
 
 impl NativeTransport {
-    /// Block until a request is ready for the application; None once drained. `spares` are the calling
-    /// thread's.
-    fn take(&self, py: Python<'_>, spares: &mut Spares) -> PyResult<Option<Py<Exchange>>> {
+    /// Block until a request is ready for the application; None once drained. `serving` is what the
+    /// calling thread has.
+    fn take(&self, py: Python<'_>, serving: &mut Serving) -> PyResult<Option<Py<Exchange>>> {
         let core = &self.core;
         let (shared, threads) = (&core.shared, &self.threads);
         if shared.closed_in_child.get() {
             return Ok(None); // a forked child: the others' locks, requests and scoreboard are not its own
         }
         let thread_slot = self.come_back();
-        spares.tidy(py);
+        serving.spares.tidy(py);
+        serving.give_way(py);
         let mut thread = Thread {
             slot: &thread_slot,
-            spares,
+            spares: &mut serving.spares,
         };
         threads.come_back(shared, &thread_slot.place);
         if thread_slot.place.is_missing() {

@@ -242,9 +242,9 @@ class ResponseSupport(Protocol):
 
 
 class ApplicationCalls(Protocol):
-    """What a transport calls the application with, in the place of `penstock.wsgi.gateway.Gateway`.
+    """The steps of `penstock.wsgi.gateway.Gateway.handle`, which is the reference for their order.
 
-    Each is what the gateway's `handle` consists of, and that says in which order.
+    For a transport that calls the application itself.
     """
 
     application: WSGIApplication

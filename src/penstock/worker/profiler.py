@@ -37,9 +37,10 @@ OTHER_REQUESTS = "(other requests)"
 CUT_OFF = "(outer functions)"
 
 _GATEWAY = "/penstock/wsgi/gateway.py"
-_LOOP = "/penstock/worker/worker.py"
-"""Where a request's call begins: what is around it is the same for all. Native code calls the
-application without the gateway, so that the loop of the thread is around the call."""
+"""Where a request's call begins: what is around it is the same for all."""
+
+_LOOP = ("/penstock/worker/worker.py", "Worker._serve_until_error")
+"""What is around a call by native code, which has no frame of the gateway: file and function."""
 
 SERVERS_OWN = "penstock-"
 """What the names of the server's own threads begin with."""
@@ -223,7 +224,7 @@ class Profiler:
             if self._names[index] != OTHER_FRAMES:
                 if code.co_filename.endswith(_GATEWAY):
                     self._gateway.add(index)
-                elif code.co_filename.endswith(_LOOP):
+                elif code.co_filename.endswith(_LOOP[0]) and code.co_qualname == _LOOP[1]:
                     self._loop.add(index)
             if len(self._kept) < MOST_FRAMES:
                 self._kept.append(code)

@@ -145,7 +145,7 @@ class Gateway:
                 return
             result = self.application(environ, response.start_response)
         except BaseException as error:  # also SystemExit: no request may end a worker
-            self.fail(exchange, response, body, error)
+            self._fail(exchange, response, body, error)
             return
         self.answer(exchange, response, body, result)
 
@@ -181,7 +181,7 @@ class Gateway:
                 except Exception:
                     pass
         except BaseException as error:  # as in `handle`
-            self.fail(exchange, response, body, error, result)
+            self._fail(exchange, response, body, error, result)
 
     def fail(
         self,
@@ -193,8 +193,24 @@ class Gateway:
     ) -> None:
         """Answer an exchange for which something was raised, and close what there is of it.
 
-        ``result`` is what the application had returned before that.
+        ``result`` is what the application had returned before that. For native code, which handles
+        no exception: what runs now may look for it, as `handle` lets it.
         """
+        try:
+            raise error
+        except BaseException:
+            self._fail(exchange, response, body, error, result)
+        finally:
+            del error  # its traceback has this frame
+
+    def _fail(
+        self,
+        exchange: Exchange,
+        response: FastResponse | None,
+        body: BinaryIO | None,
+        error: BaseException,
+        result: object = None,
+    ) -> None:
         self._handle_failure(exchange, response, error)
         if result is not None:
             self._close(exchange, result)
