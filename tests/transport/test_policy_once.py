@@ -26,7 +26,7 @@ COINCIDENCES = {
     "COALESCED_BYTES": "how output is kept in memory",
     "EVICTION_RANK": "what sets kinds of connections apart, and no time",
     "FILE_BLOCK": "how a file is read where there is no sendfile",
-    "ATTACHED_TIME": "how long a leader keeps the interpreter lock",
+    "ATTACHED_TIME": "how long native code keeps the interpreter lock in a row",
     "BATCH_BYTES": "how much is encrypted at once",
     "HEAVY_BYTES": "whether an answer is worth a turn of its own",
     "MAX_BYTES": "what a field cache remembers",

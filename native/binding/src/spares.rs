@@ -4,7 +4,8 @@
 use crate::extend_deadline::ExtendDeadline;
 use crate::fast_response::FastResponse;
 use crate::ffi::{has_weak_references, references};
-use penstock_reactor::sys::{self, MILLISECOND, Nanos};
+use penstock_reactor::event_loop::ATTACHED_TIME;
+use penstock_reactor::sys::{self, Nanos};
 use pyo3::intern;
 use pyo3::prelude::*;
 
@@ -92,10 +93,6 @@ impl Spares {
     }
 }
 
-/// For how long native code keeps the interpreter lock in a row. Where the application's own code is
-/// Python, the interpreter gives it up besides.
-const MOST_ATTACHED: Nanos = MILLISECOND;
-
 /// What one thread has.
 #[derive(Default)]
 pub struct Serving {
@@ -105,11 +102,12 @@ pub struct Serving {
 
 impl Serving {
     /// Let other threads have the interpreter lock, if this one has kept it for long enough. To be
-    /// called wherever native code may go round without running any of Python's.
+    /// called wherever native code may go round without running any of Python's, with which the
+    /// interpreter does so itself.
     pub fn give_way(&mut self, py: Python<'_>) {
         if sys::monotonic() >= self.attached_until {
             py.detach(|| ());
-            self.attached_until = sys::monotonic() + MOST_ATTACHED;
+            self.attached_until = sys::monotonic() + ATTACHED_TIME;
         }
     }
 }

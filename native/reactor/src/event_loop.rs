@@ -25,9 +25,9 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-/// How long a leader may hold the interpreter lock while it serves what needs no application:
-/// other threads may want the lock.
-const ATTACHED_TIME: Nanos = MILLISECOND;
+/// How long native code may hold the interpreter lock in a row, where it serves what needs no
+/// application, or one that is native code: other threads may want the lock.
+pub const ATTACHED_TIME: Nanos = MILLISECOND;
 
 /// Why the loop came back.
 pub enum Step {
