@@ -45,7 +45,7 @@ def test_a_flag_counts_more_than_a_variable_a_file_and_the_default(tmp_path: Pat
         tmp_path, {"threads": "1"}, PENSTOCK_THREADS="2", PENSTOCK_BACKLOG="2", WEB_CONCURRENCY="1"
     )
     given = settings.threads, settings.backlog, settings.max_body, settings.max_connections
-    assert given == (1, 2, 3, 10000)
+    assert given == (1, 2, 3, "auto")
     names = ("threads", "backlog", "max_body", "max_connections", "workers")
     assert [settings.source_of(name) for name in names] == [
         "--threads",
