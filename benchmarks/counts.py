@@ -44,14 +44,14 @@ SHARE = "Flask, the server's share"
 """What Flask takes beyond a call of the application in a bare loop."""
 
 INSTRUCTIONS: Mapping[tuple[str, str], Bound] = {
-    ("native", "hello"): Bound(22_470, 16_200),
-    ("native", "varied"): Bound(41_218, 37_900),
-    ("native", "generator"): Bound(46_720, 18_250),
-    ("native", "a connection each"): Bound(27_963, 25_500),
+    ("native", "hello"): Bound(22_470, 16_300),
+    ("native", "varied"): Bound(41_218, 38_200),
+    ("native", "generator"): Bound(46_720, 18_500),
+    ("native", "a connection each"): Bound(27_963, 25_900),
     ("native", "Flask"): Bound(357_836, 336_000),
     ("native", SHARE): Bound(41_015, 18_000),
-    ("native", "hello over TLS"): Bound(None, 25_150),
-    ("native", "hello beside --static"): Bound(None, 16_600),
+    ("native", "hello over TLS"): Bound(None, 25_400),
+    ("native", "hello beside --static"): Bound(None, 16_800),
     ("native", "a file of 10 KiB (--static)"): Bound(None, 47_600),
     ("python", "hello"): Bound(121_354, 129_000),
     ("python", "varied"): Bound(207_927, 227_500),
