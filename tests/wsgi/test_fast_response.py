@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +86,41 @@ def test_the_full_response_takes_over_the_head_of_the_fast_one() -> None:
         assert (exchange.finished, exchange.sent) == (True, b"abc")
         assert (exchange.status, exchange.headers) == ("201 Created", [("X-A", "1")])
         assert exchange.content_length == 3
+
+
+def never(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    raise AssertionError("the test calls the steps of the gateway itself")
+
+
+def test_the_gateway_sends_what_is_left_of_an_iteration_that_native_code_has_begun() -> None:
+    exchange = FakeExchange(make_environ())
+    checked: Exchange = exchange
+    gateway = Gateway(never, logger=Records().logger)
+    response = gateway.make_full(checked, False)
+    response.start_response("200 OK", [])
+    gateway.answer(checked, response, io.BytesIO(), iter([b"not asked"]), iter([b"a", b"b"]))
+    assert (exchange.finished, exchange.sent) == (True, b"ab")
+
+
+def test_what_runs_after_a_failure_in_native_code_finds_the_exception_as_one_that_is_handled() -> (
+    None
+):
+    handled: list[BaseException | None] = []
+
+    class Result:
+        def close(self) -> None:
+            handled.append(sys.exc_info()[1])
+
+    exchange, log = FakeExchange(make_environ()), Records()
+    checked: Exchange = exchange
+    gateway = Gateway(never, logger=log.logger)
+    error = ValueError("of the application")
+    body = io.BytesIO()
+    gateway.fail(checked, gateway.make_full(checked, False), body, error, Result())
+    assert exchange.status == "500 Internal Server Error"
+    assert handled == [error]
+    assert body.closed
+    assert "ValueError: of the application" in log.text
 
 
 def test_rfc9112_9_6_a_response_of_several_blocks_may_ask_for_the_close_too() -> None:
