@@ -10,6 +10,7 @@ import pytest
 
 from penstock.supervisor.notable import MOST_NOTABLE, SLOW_SECONDS, Notable
 from penstock.supervisor.worker_process import WorkerProcess
+from support.noted import CALL, REFUSED
 from support.workers import Workers
 
 
@@ -18,37 +19,6 @@ def worker() -> Iterator[WorkerProcess]:
     workers = Workers()
     yield workers.add(4711)
     workers.close()
-
-
-CALL = {
-    "method": "GET",
-    "path": "/a",
-    "protocol": "HTTP/1.1",
-    "client": "192.0.2.1:5",
-    "id": "1-2",
-    "trace_id": "",
-    "took": 0.5,
-    "duration": 0.6,
-    "status": 500,
-    "reason": "",
-    "at": 1.7e9,
-    "left_out": 0,
-}
-REFUSED = {
-    "client": "192.0.2.1",
-    "id": "1-2",
-    "status": 400,
-    "reason": "No.",
-    "rule": "RFC 1",
-    "setting": "",
-    "line": "GET / HTTP/1.1",
-    "excerpt": "GET / HTTP/1.1",
-    "begin": 0,
-    "position": None,
-    "received": 14,
-    "at": 1.7e9,
-    "left_out": 0,
-}
 
 
 def whole_report(kind: str, number: int, left_out: int = 0) -> dict[str, Any]:

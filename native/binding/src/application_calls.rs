@@ -8,7 +8,7 @@ use crate::ffi::{has_length, has_weak_references, latin1_bytes, references};
 use crate::spares::{GivenResponse, Serving};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyIterator, PyList, PyString, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyList, PyString};
 
 /// See `penstock.transport.ApplicationCalls`.
 pub struct ApplicationCalls {
@@ -159,73 +159,69 @@ impl<'py> Call<'_, 'py> {
         if let Some(block) = only_block(result) {
             return match FastResponse::send_plain(self.response.0, &block, true) {
                 Ok(true) => Ok(()),
-                Ok(false) => self.leave_to_gateway(result, None, None),
+                Ok(false) => self.leave_all(result),
                 Err(error) => self.fail(error, Some(result)),
             };
         }
         if self.calls.iterates(result) {
             return self.iterate(result, serving);
         }
-        self.leave_to_gateway(result, None, None)
+        self.leave_all(result)
     }
 
     fn iterate(&self, result: &Bound<'py, PyAny>, serving: &mut Serving) -> PyResult<()> {
-        let py = result.py();
         let mut blocks = match result.try_iter() {
             Ok(blocks) => blocks,
             Err(error) => return self.fail(error, Some(result)),
         };
-        loop {
-            let sent = match blocks.next() {
-                Some(Ok(block)) => match block.cast_exact::<PyBytes>() {
-                    Ok(bytes) if !bytes.as_bytes().is_empty() => {
-                        match FastResponse::send_plain(self.response.0, bytes, false) {
-                            Ok(false) => {
-                                return self.leave_to_gateway(result, Some(blocks), Some(block));
-                            }
-                            Ok(true) => {
-                                // The iterator may be native code, too.
-                                serving.give_way(py);
-                                match py.check_signals() {
-                                    Ok(()) => continue,
-                                    Err(error) => Err(error),
-                                }
-                            }
-                            Err(error) => Err(error),
-                        }
-                    }
-                    _ => return self.leave_to_gateway(result, Some(blocks), Some(block)),
-                },
-                Some(Err(error)) => Err(error),
-                None => FastResponse::end_plain(self.response.0),
+        while let Some(block) = blocks.next() {
+            let block = match block {
+                Ok(block) => block,
+                Err(error) => return self.fail(error, Some(result)),
             };
-            return match sent {
-                Ok(true) => self.close(result),
-                Ok(false) => self.leave_to_gateway(result, Some(blocks), None),
-                Err(error) => self.fail(error, Some(result)),
-            };
+            match self.send(&block, serving) {
+                Ok(true) => {}
+                Ok(false) => {
+                    let left = self.calls.chain.bind(result.py()).call1(((block,), blocks));
+                    return self.leave(result, left);
+                }
+                Err(error) => return self.fail(error, Some(result)),
+            }
+        }
+        match FastResponse::end_plain(self.response.0) {
+            Ok(true) => self.close(result),
+            // Nothing is left. The iterator has ended, and may not be asked again.
+            Ok(false) => self.leave(result, self.calls.chain.bind(result.py()).call0()),
+            Err(error) => self.fail(error, Some(result)),
         }
     }
 
-    /// Have the gateway send what is left: what the iteration that has begun still yields, behind the
-    /// block that it has just yielded; all, where none has begun.
-    fn leave_to_gateway(
-        &self,
-        result: &Bound<'py, PyAny>,
-        blocks: Option<Bound<'py, PyIterator>>,
-        block: Option<Bound<'py, PyAny>>,
-    ) -> PyResult<()> {
-        let py = result.py();
-        let left = match (blocks, block) {
-            (None, _) => Ok(py.None().into_bound(py)),
-            (Some(blocks), Some(block)) => self.calls.chain.bind(py).call1(((block,), blocks)),
-            // Not the iterator: one that has ended may not be asked again.
-            (Some(_), None) => PyTuple::empty(py).try_iter().map(Bound::into_any),
+    /// Send one block of several; false where it, or the response, is not plain.
+    fn send(&self, block: &Bound<'py, PyAny>, serving: &mut Serving) -> PyResult<bool> {
+        let Ok(bytes) = block.cast_exact::<PyBytes>() else {
+            return Ok(false);
         };
+        if bytes.as_bytes().is_empty() || !FastResponse::send_plain(self.response.0, bytes, false)?
+        {
+            return Ok(false);
+        }
+        // The iterator may be native code, too.
+        serving.give_way(block.py());
+        block.py().check_signals()?;
+        Ok(true)
+    }
+
+    /// Have the gateway send and close a result whose iteration has not begun.
+    fn leave_all(&self, result: &Bound<'py, PyAny>) -> PyResult<()> {
+        self.leave(result, Ok(result.py().None().into_bound(result.py())))
+    }
+
+    /// Have the gateway send what is left of a result, and close it.
+    fn leave(&self, result: &Bound<'py, PyAny>, left: PyResult<Bound<'py, PyAny>>) -> PyResult<()> {
         match left {
             Ok(left) => {
                 let arguments = (self.exchange, self.response.0, self.body, result, left);
-                self.calls.answer.call1(py, arguments).map(drop)
+                self.calls.answer.call1(result.py(), arguments).map(drop)
             }
             Err(error) => self.fail(error, Some(result)), // memory ran out
         }

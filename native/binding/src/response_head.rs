@@ -2,25 +2,20 @@
 
 use crate::exchange::Exchange;
 use crate::ffi::latin1_bytes;
+use crate::record::status_code;
 use penstock_protocol::{Framing, Version, response};
 use penstock_reactor::states::{Fate, ResponseState};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
 
-pub fn code(this: &Exchange, py: Python<'_>) -> PyResult<u16> {
-    // All statuses have been checked by the gateway: three digits and a space.
-    let Some(status) = &this.status else {
-        return Ok(0);
-    };
-    let digits = latin1_bytes(status.bind(py))?.iter().take(3);
-    Ok(digits.fold(0, |code, digit| {
-        code * 10 + u16::from(digit.wrapping_sub(b'0') % 10)
-    }))
+/// The status code; 0 before there is one.
+pub fn code(this: &Exchange, py: Python<'_>) -> u16 {
+    status_code(py, this.status.as_ref()).unwrap_or(0)
 }
 
 pub fn write_head(this: &mut Exchange, py: Python<'_>, out: &mut Vec<u8>) -> PyResult<()> {
-    let code = code(this, py)?;
+    let code = code(this, py);
     let Some(status) = &this.status else {
         return Err(PyRuntimeError::new_err("there is no response to send"));
     };

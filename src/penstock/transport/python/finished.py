@@ -42,7 +42,7 @@ def _finished_exchange(exchange: PythonExchange, reason: str, needs: Needs) -> R
             request.target,
             request.version,
             f"{request.method} {request.target} {request.version}",
-            int(exchange.status[:3] or connection.loop.config.client_left_status),
+            exchange.code or connection.loop.config.client_left_status,
             exchange.body_received,
             max(0, exchange.body_sent - lost),
             ended,
