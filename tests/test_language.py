@@ -99,6 +99,7 @@ KINDS = {
     ".pyi",
     ".rs",
     ".c",
+    ".h",
     ".md",
     ".toml",
     ".yml",

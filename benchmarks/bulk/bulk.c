@@ -9,15 +9,10 @@
  * the first response that was finished, on any connection.
  */
 #define _GNU_SOURCE
-#include <arpa/inet.h>
+#include "../loopback.h"
 #include <errno.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-#include <sys/epoll.h>
-#include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 #define HEAD_ROOM 8192
@@ -42,17 +37,6 @@ static long long finished, errors, received, length;
 static char request[1024];
 static int port, epoll;
 
-static double now(void) {
-    struct timespec at;
-    clock_gettime(CLOCK_MONOTONIC, &at);
-    return (double)at.tv_sec + (double)at.tv_nsec / 1e9;
-}
-
-static void fail(const char *what) {
-    perror(what);
-    exit(1);
-}
-
 static void ask(struct connection *it) {
     it->head_size = 0;
     it->left = -1;
@@ -64,14 +48,7 @@ static void ask(struct connection *it) {
 }
 
 static void open_connection(struct connection *it) {
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((unsigned short)port)};
-    struct epoll_event event = {.events = EPOLLIN, .data.ptr = it};
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    it->fd = socket(AF_INET, SOCK_STREAM, 0);
-    if (it->fd < 0 || connect(it->fd, (struct sockaddr *)&address, sizeof address) < 0)
-        fail("unable to connect");
-    if (epoll_ctl(epoll, EPOLL_CTL_ADD, it->fd, &event) < 0)
-        fail("epoll");
+    it->fd = connected(port, epoll, it);
     ask(it);
 }
 

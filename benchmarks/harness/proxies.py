@@ -9,20 +9,12 @@ from __future__ import annotations
 from enum import Enum
 from pathlib import Path
 
-_NGINX = """
-daemon off;
-worker_processes 1;
-error_log stderr error;
-pid {folder}/proxy.pid;
-events {{ worker_connections 4096; }}
-http {{
-    access_log off;
-    keepalive_requests 1000000000;
-    client_body_temp_path {folder}/proxy-body;
-    proxy_temp_path {folder}/proxy-answers;
-    fastcgi_temp_path {folder}/proxy-fastcgi;
-    uwsgi_temp_path {folder}/proxy-uwsgi;
-    scgi_temp_path {folder}/proxy-scgi;
+from harness import nginx
+
+_NGINX = nginx.template(
+    "proxy",
+    4096,
+    """
     upstream server {{
         server {host}:{port};
         keepalive 64;
@@ -40,8 +32,8 @@ http {{
             proxy_set_header X-Forwarded-Proto $scheme;
         }}
     }}
-}}
-"""
+""",
+)
 
 _HAPROXY = """
 global

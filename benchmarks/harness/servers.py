@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from harness import environment
+from harness import environment, nginx
 from harness.proxies import Proxy
 
 HOST = "127.0.0.1"
@@ -248,21 +248,10 @@ PEERS = {
 _NGINX_PAIR = """ssl_certificate {certificate};
         ssl_certificate_key {key};
         ssl_protocols TLSv1.3;"""
-# Of its own it closes a connection after 1,000 requests.
-_NGINX_CONFIG = """
-daemon off;
-worker_processes 1;
-error_log stderr error;
-pid {folder}/nginx.pid;
-events {{ worker_connections 20000; }}
-http {{
-    access_log off;
-    keepalive_requests 1000000000;
-    client_body_temp_path {folder}/nginx-body;
-    proxy_temp_path {folder}/nginx-proxy;
-    fastcgi_temp_path {folder}/nginx-fastcgi;
-    uwsgi_temp_path {folder}/nginx-uwsgi;
-    scgi_temp_path {folder}/nginx-scgi;
+_NGINX_CONFIG = nginx.template(
+    "nginx",
+    20000,
+    """
     server {{
         listen {host}:{port} {tls} backlog=2048;
         {pair}
@@ -271,8 +260,8 @@ http {{
         location = /bytes-1-mib {{ alias {directory}/1-mib.bin; sendfile on; tcp_nopush on; }}
         location = /file {{ alias {directory}/100-mib.bin; sendfile on; tcp_nopush on; }}
     }}
-}}
-"""
+""",
+)
 
 
 @dataclass(frozen=True)

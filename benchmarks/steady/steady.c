@@ -11,17 +11,12 @@
  * as the scripts for wrk.
  */
 #define _GNU_SOURCE
-#include <arpa/inet.h>
+#include "../loopback.h"
 #include <errno.h>
 #include <math.h>
 #include <netinet/tcp.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-#include <sys/epoll.h>
-#include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 #define HEAD_ROOM 65536
@@ -47,28 +42,10 @@ static long long planned, sent, finished, errors;
 static char request[HEAD_ROOM];
 static size_t request_size;
 
-static double now(void) {
-    struct timespec at;
-    clock_gettime(CLOCK_MONOTONIC, &at);
-    return (double)at.tv_sec + (double)at.tv_nsec / 1e9;
-}
-
-static void fail(const char *what) {
-    perror(what);
-    exit(1);
-}
-
 static void open_connection(struct connection *it) {
     int on = 1;
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((unsigned short)port)};
-    struct epoll_event event = {.events = EPOLLIN, .data.ptr = it};
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    it->fd = socket(AF_INET, SOCK_STREAM, 0);
-    if (it->fd < 0 || connect(it->fd, (struct sockaddr *)&address, sizeof address) < 0)
-        fail("unable to connect");
+    it->fd = connected(port, epoll, it);
     setsockopt(it->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    if (epoll_ctl(epoll, EPOLL_CTL_ADD, it->fd, &event) < 0)
-        fail("epoll");
     it->due = 0.0;
     idle[idle_count++] = it;
 }
