@@ -443,14 +443,15 @@ class Slot:
 
     def taken_records(self) -> Iterator[Record]:
         """Yield the records up to the last one that a thread has taken."""
+        yield from (self.records[number] for number in range(self._taken()))
+
+    def _taken(self) -> int:
+        """Return how many records there are up to the last one that a thread has taken."""
         words = self.bytes[RECORDS_AT : self.scoreboard.entries_at].cast("Q")
         step = RECORD_BYTES // WORD
         threads, numbers = words[THREAD::step].tolist(), words[NUMBER::step].tolist()
-        last = max(
-            (at for at, both in enumerate(zip(threads, numbers, strict=True)) if any(both)),
-            default=-1,
-        )
-        yield from (self.records[number] for number in range(last + 1))
+        both = enumerate(zip(threads, numbers, strict=True), 1)
+        return max((count for count, known in both if any(known)), default=0)
 
     def clear(self) -> None:
         """Set every byte to 0.
@@ -463,12 +464,10 @@ class Slot:
             self.bytes[begin : begin + SERIES_WORDS * WORD] = bytes(SERIES_WORDS * WORD)
         if used:
             self.bytes[RECORDS_AT - STATUSES * WORD : RECORDS_AT] = bytes(STATUSES * WORD)
-        board = self.scoreboard
-        records = self.bytes[RECORDS_AT : board.entries_at].cast("Q")
-        step = RECORD_BYTES // WORD
-        last = max((at for at in range(THREAD, len(records), step) if records[at]), default=-step)
-        begin, count = board.entries_of(last // step) if last >= 0 else (board.entries_at, 0)
-        end = begin + count * ENTRY_BYTES
+        end = self.scoreboard.entries_at
+        if taken := self._taken():
+            begin, count = self.scoreboard.entries_of(taken - 1)
+            end = begin + count * ENTRY_BYTES
         self.bytes[RECORDS_AT:end] = bytes(end - RECORDS_AT)
         self.bytes[: SLOT_WORDS * WORD] = bytes(SLOT_WORDS * WORD)
 
