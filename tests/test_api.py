@@ -15,7 +15,7 @@ import pytest
 import penstock
 from penstock.errors import SettingsError
 from support.applications import hello
-from support.server_process import checkout_environ
+from support.server_process import ROOT, checkout_environ
 from support.serving import Environ, connect
 from support.wire import Client
 
@@ -100,6 +100,70 @@ def test_serve_outside_of_the_main_thread_serves_until_that_has_ended(
     assert not done.stderr
     assert '"GET / HTTP/1.1" 200' in (tmp_path / "log").read_text()
     assert not (tmp_path / "socket").exists()
+
+
+ENDS_WHILE_A_REQUEST_IS_STUCK = """
+import sys, threading, time
+import penstock
+from support.serving import connect
+
+entered = threading.Event()
+
+def forever():
+    global stuck
+    stuck = threading.current_thread()
+    entered.set()
+    while True:
+        pass
+
+class Blocks:
+    def __iter__(self):
+        return forever() if where == "iter" else self
+
+    def __next__(self):
+        if where == "next":
+            forever()
+        raise StopIteration
+
+    def close(self):
+        forever()
+
+def app(environ, start_response):
+    start_response("200 OK", [])
+    return forever() if where == "call" else Blocks()
+
+# Another thread has the interpreter for a moment, while that ends.
+class GivesWay:
+    def __del__(self, sleep=time.sleep):
+        sleep(0.05)
+
+where, transport = sys.argv[1:]
+sys.gives_way = GivesWay()
+with penstock.running(app, transport=transport, graceful_timeout=0.1) as server:
+    client = connect(server)
+    client.send(b"GET / HTTP/1.1\\r\\nHost: a\\r\\n\\r\\n")
+    assert entered.wait(60)
+print(stuck.is_alive())
+"""
+
+
+@pytest.mark.parametrize("where", ["call", "iter", "next", "close"])
+def test_a_program_ends_as_it_would_while_a_request_is_stuck(transport: str, where: str) -> None:
+    """An interpreter that ends unwinds the threads that are left, before Python 3.14.
+
+    Rust aborts a process whose frames are unwound.
+    """
+    environ = checkout_environ()
+    environ["PYTHONPATH"] += f"{os.pathsep}{ROOT / 'tests'}"
+    done = subprocess.run(
+        [sys.executable, "-c", ENDS_WHILE_A_REQUEST_IS_STUCK, where, transport],
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")
 
 
 def test_main_starts_a_server_with_workers_in_the_place_of_gunicorns_base_application(

@@ -4,7 +4,7 @@
 use crate::environ::keys;
 use crate::exchange::Exchange;
 use crate::fast_response::FastResponse;
-use crate::ffi::{has_length, has_weak_references, latin1_bytes, references};
+use crate::ffi::{self, has_length, has_weak_references, latin1_bytes, references};
 use crate::spares::{GivenResponse, Serving};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -102,7 +102,7 @@ impl ApplicationCalls {
         environ.set_item(&keys.input, body)?;
         environ.set_item(&keys.early_hints, &given.early_hints)?;
         let application = self.application.bind(environ.py());
-        application.call1((environ, &given.start_response))
+        ffi::call(application, [environ.as_any(), &given.start_response])
     }
 
     /// Whether the gateway has to see the request first, for its path: it is not below that of the
@@ -170,13 +170,14 @@ impl<'py> Call<'_, 'py> {
     }
 
     fn iterate(&self, result: &Bound<'py, PyAny>, serving: &mut Serving) -> PyResult<()> {
-        let mut blocks = match result.try_iter() {
+        let blocks = match ffi::iterator(result) {
             Ok(blocks) => blocks,
             Err(error) => return self.fail(error, Some(result)),
         };
-        while let Some(block) = blocks.next() {
-            let block = match block {
-                Ok(block) => block,
+        loop {
+            let block = match ffi::next(&blocks) {
+                Ok(Some(block)) => block,
+                Ok(None) => break,
                 Err(error) => return self.fail(error, Some(result)),
             };
             match self.send(&block, serving) {
@@ -220,8 +221,9 @@ impl<'py> Call<'_, 'py> {
     fn leave(&self, result: &Bound<'py, PyAny>, left: PyResult<Bound<'py, PyAny>>) -> PyResult<()> {
         match left {
             Ok(left) => {
-                let arguments = (self.exchange, self.response.0, self.body, result, left);
-                self.calls.answer.call1(result.py(), arguments).map(drop)
+                let (exchange, response) = (self.exchange.as_any(), self.response.0.as_any());
+                let arguments = [exchange, response, self.body, result, &left];
+                ffi::call(self.calls.answer.bind(result.py()), arguments).map(drop)
             }
             Err(error) => self.fail(error, Some(result)), // memory ran out
         }
@@ -230,23 +232,32 @@ impl<'py> Call<'_, 'py> {
     #[cold]
     fn fail(&self, error: PyErr, result: Option<&Bound<'py, PyAny>>) -> PyResult<()> {
         let py = self.exchange.py();
-        let error = error.into_value(py);
-        let arguments = (self.exchange, self.response.0, self.body, error, result);
-        self.calls.fail.call1(py, arguments).map(drop)
+        let error = error.into_value(py).into_bound(py).into_any();
+        let none = py.None().into_bound(py);
+        let (exchange, response) = (self.exchange.as_any(), self.response.0.as_any());
+        let arguments = [
+            exchange,
+            response,
+            self.body,
+            &error,
+            result.unwrap_or(&none),
+        ];
+        ffi::call(self.calls.fail.bind(py), arguments).map(drop)
     }
 
     fn close(&self, result: &Bound<'py, PyAny>) -> PyResult<()> {
         let py = result.py();
         let closed = match result.getattr_opt(intern!(py, "close")) {
-            Ok(Some(close)) if !close.is_none() => close.call0().map(drop),
+            Ok(Some(close)) if !close.is_none() => ffi::call(&close, []).map(drop),
             Ok(_) => Ok(()),
             Err(error) => Err(error),
         };
         match closed {
             Ok(()) => Ok(()),
             Err(error) => {
-                let arguments = (self.exchange, error.into_value(py));
-                self.calls.log_close_failure.call1(py, arguments).map(drop)
+                let error = error.into_value(py).into_bound(py).into_any();
+                let log = self.calls.log_close_failure.bind(py);
+                ffi::call(log, [self.exchange.as_any(), &error]).map(drop)
             }
         }
     }

@@ -1,5 +1,6 @@
 //! What a transport and its exchanges have in common.
 
+use crate::ffi;
 use crate::held::release_queued;
 use crate::log_writer::LogWriter;
 use crate::policy::Policy;
@@ -71,7 +72,7 @@ impl Core {
     #[inline]
     pub fn when_idle(&self, py: Python<'_>) {
         if let Some(when_idle) = &self.when_idle {
-            if let Err(error) = when_idle.call0(py) {
+            if let Err(error) = ffi::call(when_idle.bind(py), []) {
                 error.write_unraisable(py, None);
             }
         }

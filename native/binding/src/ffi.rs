@@ -4,6 +4,8 @@ use pyo3::exceptions::PyUnicodeEncodeError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
+use std::hint::black_box;
+use std::{mem, ptr};
 
 /// Text of bytes in Latin-1, which is what an environ holds. Fails where memory runs out.
 pub fn latin1<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyString>> {
@@ -12,7 +14,7 @@ pub fn latin1<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyStrin
     // SAFETY: pointer and size are those of a slice, the errors argument may be null, and what is
     // returned is a new reference to a str, or null with an exception set.
     unsafe {
-        let text = ffi::PyUnicode_DecodeLatin1(pointer, size, std::ptr::null());
+        let text = ffi::PyUnicode_DecodeLatin1(pointer, size, ptr::null());
         Ok(Bound::from_owned_ptr_or_err(py, text)?.cast_into_unchecked())
     }
 }
@@ -77,4 +79,87 @@ pub fn has_weak_references(object: &Bound<'_, PyAny>) -> bool {
                 .read()
                 .is_null()
     }
+}
+
+/// The most arguments of `call`.
+const MOST_ARGUMENTS: usize = 5;
+
+/// Call what may be the application's code, or call it, and so may never return.
+///
+/// Before Python 3.14 an interpreter that ends unwinds the stack of each thread that wants to go on
+/// with Python code. Rust would drop what its frames hold, without the GIL, or abort the process.
+/// So such a thread stays here until the process has ended.
+pub fn call<'py, const N: usize>(
+    callable: &Bound<'py, PyAny>,
+    arguments: [&Bound<'py, PyAny>; N],
+) -> PyResult<Bound<'py, PyAny>> {
+    type Call = unsafe extern "C-unwind" fn(
+        *mut ffi::PyObject,
+        *const *mut ffi::PyObject,
+        usize,
+        *mut ffi::PyObject,
+    ) -> *mut ffi::PyObject;
+    const { assert!(N <= MOST_ARGUMENTS) }
+    // The place before the arguments is the callee's, for the object of a method.
+    let mut places = [ptr::null_mut(); 1 + MOST_ARGUMENTS];
+    for (place, argument) in places[1..].iter_mut().zip(arguments) {
+        *place = argument.as_ptr();
+    }
+    let count = N | ffi::PY_VECTORCALL_ARGUMENTS_OFFSET;
+    // SAFETY: the types differ in what they say of unwinding alone. Callable and arguments are
+    // alive, and what is returned is a new reference, or null with an exception set.
+    unsafe {
+        let call: Call = mem::transmute(black_box(ffi::PyObject_Vectorcall as *const ()));
+        let returned = held(|| {
+            call(
+                callable.as_ptr(),
+                places.as_ptr().add(1),
+                count,
+                ptr::null_mut(),
+            )
+        });
+        Bound::from_owned_ptr_or_err(callable.py(), returned)
+    }
+}
+
+/// `iter()` of what the application has returned. It may never return: see `call`.
+pub fn iterator<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    // SAFETY: as for `call`.
+    unsafe {
+        let iter: Unary = mem::transmute(black_box(ffi::PyObject_GetIter as *const ()));
+        let returned = held(|| iter(object.as_ptr()));
+        Bound::from_owned_ptr_or_err(object.py(), returned)
+    }
+}
+
+/// `next()` of an iterator; None at its end. It may never return: see `call`.
+pub fn next<'py>(iterator: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
+    // SAFETY: as for `call`; null without an exception is the end.
+    unsafe {
+        let next: Unary = mem::transmute(black_box(ffi::PyIter_Next as *const ()));
+        let returned = held(|| next(iterator.as_ptr()));
+        match Bound::from_owned_ptr_or_opt(iterator.py(), returned) {
+            Some(item) => Ok(Some(item)),
+            None => PyErr::take(iterator.py()).map_or(Ok(None), Err),
+        }
+    }
+}
+
+type Unary = unsafe extern "C-unwind" fn(*mut ffi::PyObject) -> *mut ffi::PyObject;
+
+/// Enter C code, and never leave it by unwinding.
+#[inline(always)]
+fn held<R>(enter: impl FnOnce() -> R) -> R {
+    struct Stay;
+    impl Drop for Stay {
+        fn drop(&mut self) {
+            loop {
+                std::thread::park();
+            }
+        }
+    }
+    let stay = Stay;
+    let returned = enter();
+    mem::forget(stay);
+    returned
 }

@@ -8,6 +8,7 @@ use crate::edge;
 use crate::ending;
 use crate::environ::{Template, forget_cache};
 use crate::exchange::Exchange;
+use crate::ffi;
 use crate::log_writer::LogWriter;
 use crate::options::read_options;
 use crate::policy::Policy;
@@ -169,7 +170,7 @@ impl NativeTransport {
                 None => false,
             };
             if !handled {
-                handle.call1((exchange,))?;
+                ffi::call(handle, [exchange.as_any()])?;
             }
         }
         Ok(())

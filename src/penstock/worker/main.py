@@ -119,7 +119,13 @@ def serve_until_stopped(
 
         tell_settings(settings, worker.logger)
         worker.start(application, lent=settings.threads == 1)
-        return serve_under_control(worker, control, own_process=own_process)
+        status = serve_under_control(worker, control, own_process=own_process)
+        if own_process and not worker.join(0):
+            # A thread is still in the application. Before Python 3.14 the interpreter unwinds the
+            # stacks of such threads when it ends, and Rust aborts a process whose frames are
+            # unwound.
+            end_process(status)
+        return status
 
 
 def serve_under_control(
