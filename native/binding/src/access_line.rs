@@ -12,7 +12,6 @@ use penstock_reactor::sync::lock;
 use penstock_reactor::sys::{self, Peer};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::{PyList, PyString, PyTuple};
 use std::io::Write;
 use std::sync::Mutex;
 
@@ -91,7 +90,7 @@ impl LineFormat {
         let Some(request) = &record.request else {
             return Ok(Outcome::Python);
         };
-        let code = record.code(py);
+        let code = record.code();
         let mut weight = "1";
         if let Some(rules) = &self.rules {
             match rules.weight_of(py, record, request, code)? {
@@ -124,7 +123,7 @@ impl LineFormat {
                     true
                 }
                 Piece::ResponseField(name) => {
-                    line.response_field(py, name, &mut out)?;
+                    line.response_field(name, &mut out);
                     true
                 }
                 Piece::Json(sampled) => line.json(py, *sampled, &mut out)?,
@@ -186,14 +185,12 @@ impl Line<'_> {
         true
     }
 
-    fn response_field(&self, py: Python<'_>, name: &[u8], out: &mut Vec<u8>) -> PyResult<()> {
-        if let Some(headers) = &self.record.headers {
-            let (value, _) = response_field(py, headers, name)?;
-            quoted(&value, out);
-        } else {
-            quoted(b"", out);
-        }
-        Ok(())
+    fn response_field(&self, name: &[u8], out: &mut Vec<u8>) {
+        let head = self.record.head.as_ref();
+        quoted(
+            &head.and_then(|head| head.field(name)).unwrap_or_default(),
+            out,
+        );
     }
 
     fn json(&self, py: Python<'_>, sampled: bool, out: &mut Vec<u8>) -> PyResult<bool> {
@@ -255,37 +252,6 @@ impl Line<'_> {
         out.extend_from_slice(b"}\n");
         Ok(plain)
     }
-}
-
-/// The value of a response's field by its lower-case name, repeated ones joined, and whether there
-/// is one.
-pub fn response_field(
-    py: Python<'_>,
-    headers: &Py<PyList>,
-    name: &[u8],
-) -> PyResult<(Vec<u8>, bool)> {
-    let mut value: Vec<u8> = Vec::new();
-    let mut found = false;
-    for item in headers.bind(py).iter() {
-        let (field, text) = pair(&item)?;
-        if latin1_bytes(&field)?.eq_ignore_ascii_case(name) {
-            if std::mem::replace(&mut found, true) {
-                value.extend_from_slice(b", ");
-            }
-            value.extend_from_slice(latin1_bytes(&text)?);
-        }
-    }
-    Ok((value, found))
-}
-
-/// A response's field.
-fn pair<'py>(item: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyString>, Bound<'py, PyString>)> {
-    let item = item.cast::<PyTuple>()?;
-    let (name, value) = (item.get_item(0)?, item.get_item(1)?);
-    Ok((
-        name.cast_into::<PyString>()?,
-        value.cast_into::<PyString>()?,
-    ))
 }
 
 /// A client's address; empty for a unix socket.

@@ -3,13 +3,13 @@
 
 use crate::exchange::Exchange;
 use crate::ffi::latin1_bytes;
+use crate::response_head::ResponseHead;
 use penstock_protocol::Framing;
 use penstock_reactor::refusal::Refusal;
 use penstock_reactor::responding;
 use penstock_reactor::states::{Fate, ResponseState};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::PyString;
 use std::sync::Arc;
 
 pub fn abort(slf: &Bound<'_, Exchange>) -> PyResult<()> {
@@ -105,8 +105,7 @@ fn answer_given_up(this: &mut Exchange, py: Python<'_>) -> PyResult<()> {
         .shared()
         .error_response(&refusal, this.is_head, stream, id);
     this.response.move_to(ResponseState::Sending);
-    this.status = Some(PyString::new(py, "504 Gateway Timeout").unbind());
-    this.headers = None;
+    this.head = Some(Arc::new(ResponseHead::new(b"504 Gateway Timeout", 504)));
     this.transmit(&[&answer.head[..], &answer.body].concat())?;
     this.body_sent += answer.body.len() as u64;
     if let Some(trace) = &mut this.request_body.connection.lock().trace {

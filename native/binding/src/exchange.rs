@@ -7,7 +7,8 @@ use crate::call_deadline::CallDeadline;
 use crate::client_wait::ClientWait;
 use crate::core::Core;
 use crate::held::Held;
-use crate::record::{Record, status_code};
+use crate::record::Record;
+use crate::response_head::ResponseHead;
 use penstock_protocol::{Framing, HeadCopy, Version};
 use penstock_reactor::connection::Connection;
 use penstock_reactor::disconnect::find_gone;
@@ -27,7 +28,7 @@ use penstock_reactor::sys::{self, Nanos, Peer};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList, PyString};
+use pyo3::types::{PyDict, PyString};
 use std::any::Any;
 use std::sync::Arc;
 
@@ -73,8 +74,8 @@ pub struct Exchange {
     pub first_byte_at: Nanos,
     /// For how long the application has waited for its client.
     pub client_wait: ClientWait,
-    pub status: Option<Py<PyString>>,
-    pub headers: Option<Py<PyList>>,
+    /// What the application, or the server in its place, has answered.
+    pub head: Option<Arc<ResponseHead>>,
     pub content_length: Option<u64>,
     pub framing: Framing,
     pub body_sent: u64,
@@ -94,8 +95,7 @@ impl Exchange {
     /// Keep the head of the response that is to be sent.
     pub fn begin_response(
         &mut self,
-        status: Py<PyString>,
-        headers: Py<PyList>,
+        head: Arc<ResponseHead>,
         content_length: Option<u64>,
     ) -> PyResult<()> {
         if self.response.is_aborted() {
@@ -107,8 +107,7 @@ impl Exchange {
                 "the response's head has been sent already",
             ));
         }
-        self.status = Some(status);
-        self.headers = Some(headers);
+        self.head = Some(head);
         self.content_length = content_length;
         Ok(())
     }
@@ -222,7 +221,7 @@ impl Exchange {
         let (core, record, noted) = {
             let mut this = slf.try_borrow_mut()?;
             let now = sys::monotonic();
-            let code = status_code(slf.py(), this.status.as_ref());
+            let code = this.head.as_ref().map(|head| head.code);
             let noted = this.note_end(slf.py(), state, reason, code, now);
             (
                 Arc::clone(&this.core),
@@ -265,7 +264,7 @@ impl Exchange {
             return None;
         }
         // As `Exchange::record` decides it.
-        let left = self.status.is_none() || self.request_body.connection.is_gone();
+        let left = self.head.is_none() || self.request_body.connection.is_gone();
         Some(Box::new(NotedCall {
             record: record.index,
             protocol: self.version.as_str(),
@@ -373,7 +372,7 @@ impl Exchange {
             status: code.unwrap_or(self.shared().options.client_left),
             protocol: self.version.into(),
             began,
-            first_byte: self.status.as_ref().map(|_| sent),
+            first_byte: self.head.as_ref().map(|_| sent),
             queue: self.for_application.then_some(self.queue_time),
             application: self
                 .for_application
@@ -390,7 +389,7 @@ impl Exchange {
     ) -> Box<Record> {
         let ended = match reason.is_empty() {
             true => Ended::Complete,
-            false if self.status.is_none() || self.request_body.connection.is_gone() => {
+            false if self.head.is_none() || self.request_body.connection.is_gone() => {
                 Ended::Disconnected
             }
             false => Ended::Aborted,
@@ -399,9 +398,8 @@ impl Exchange {
             peer: self.client(),
             socket_peer: self.request_body.connection.socket_peer(),
             request: self.request.take().map(|copy| *copy),
-            status: self.status.as_ref().map(|status| status.clone_ref(py)),
+            head: self.head.clone(),
             client_left: self.shared().options.client_left,
-            headers: self.headers.as_ref().map(|headers| headers.clone_ref(py)),
             environ: self.environ.clone_ref(py),
             request_id: self.request_id.clone_ref(py),
             bytes_in: self.request_body.received,

@@ -5,6 +5,7 @@ use crate::ending;
 use crate::exchange::{Exchange, raised};
 use crate::ffi::latin1_bytes;
 use crate::relaying::{self, Answer, ClientStream};
+use crate::response_head::ResponseHead;
 use crate::sending;
 use penstock_protocol::{Version, response};
 use penstock_reactor::request_body::wait_for_input;
@@ -91,11 +92,12 @@ impl Exchange {
 
     fn respond(
         &mut self,
-        status: Py<PyString>,
-        headers: Py<PyList>,
+        status: &Bound<'_, PyString>,
+        headers: &Bound<'_, PyList>,
         content_length: Option<u64>,
     ) -> PyResult<()> {
-        self.begin_response(status, headers, content_length)
+        let head = ResponseHead::of(status, headers)?;
+        self.begin_response(Arc::new(head), content_length)
     }
 
     fn send(slf: &Bound<'_, Self>, data: &Bound<'_, PyBytes>) -> PyResult<()> {
@@ -121,18 +123,18 @@ impl Exchange {
 
     fn end_relay(
         slf: &Bound<'_, Self>,
-        status: Py<PyString>,
-        headers: Py<PyList>,
+        status: &Bound<'_, PyString>,
+        headers: &Bound<'_, PyList>,
         counts: (u64, u64),
         reason: &str,
         reset: bool,
         aborted: bool,
     ) -> PyResult<()> {
-        let answer = Answer {
-            status,
-            headers,
-            counts,
+        let head = match status.is_empty()? {
+            true => None,
+            false => Some(Arc::new(ResponseHead::of(status, headers)?)),
         };
+        let answer = Answer { head, counts };
         relaying::end_relay(slf, answer, reason, reset, aborted)
     }
 

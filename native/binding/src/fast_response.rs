@@ -3,12 +3,14 @@
 //! `penstock.wsgi.response.Response`, which is the reference, takes over.
 
 use crate::exchange::Exchange;
+use crate::response_head::ResponseHead;
 use crate::sending;
 use crate::validate;
 use penstock_protocol::response::has_body;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyList, PyString};
+use pyo3::types::PyBytes;
+use std::sync::Arc;
 
 /// Makes the responses of one gateway.
 #[pyclass(module = "penstock._native", frozen)]
@@ -32,21 +34,15 @@ impl ResponseMaker {
     }
 }
 
-/// A head that has been checked.
-struct Head {
-    status: Py<PyString>,
-    code: u16,
-    fields: Py<PyList>,
-    length: Option<u64>,
-}
-
 /// The response that the gateway has, until it needs the full one.
 #[pyclass(module = "penstock._native", freelist = 64)]
 pub struct FastResponse {
     exchange: Option<Py<Exchange>>,
     make_full: Py<PyAny>,
     is_head: bool,
-    head: Option<Head>,
+    head: Option<Arc<ResponseHead>>,
+    /// What Content-Length says.
+    length: Option<u64>,
     /// Bytes of the body that the exchange has been given. With the first it has the head.
     sent: u64,
     finished: bool,
@@ -61,6 +57,7 @@ impl FastResponse {
             make_full,
             is_head,
             head: None,
+            length: None,
             sent: 0,
             finished: false,
             full: None,
@@ -76,6 +73,7 @@ impl FastResponse {
     /// Forget a request.
     pub fn clear(&mut self) {
         self.head = None;
+        self.length = None;
         self.sent = 0;
         self.finished = false;
         self.full = None;
@@ -100,27 +98,22 @@ impl FastResponse {
             };
             let before = this.sent;
             let sent = before.saturating_add(size);
-            let last = only || head.length == Some(sent);
-            if this.finished
-                || head
-                    .length
-                    .is_some_and(|it| sent > it || last && it != sent)
-            {
+            let length = this.length;
+            let last = only || length == Some(sent);
+            if this.finished || length.is_some_and(|it| sent > it || last && it != sent) {
                 return Ok(false);
             }
             let given = (before == 0).then(|| {
-                let length = if only { Some(size) } else { head.length };
-                (head.status.clone_ref(py), head.fields.clone_ref(py), length)
+                let length = if only { Some(size) } else { length };
+                (Arc::clone(head), length)
             });
             let exchange = exchange.clone_ref(py);
             this.sent = sent;
             (exchange, given, last)
         };
         let exchange = exchange.bind(py);
-        if let Some((status, fields, length)) = head {
-            exchange
-                .try_borrow_mut()?
-                .begin_response(status, fields, length)?;
+        if let Some((head, length)) = head {
+            exchange.try_borrow_mut()?.begin_response(head, length)?;
         }
         if last {
             sending::finish(exchange, Some(block))?;
@@ -141,10 +134,10 @@ impl FastResponse {
             if this.finished {
                 return Ok(true);
             }
-            let (Some(head), Some(exchange)) = (&this.head, &this.exchange) else {
+            let (Some(_), Some(exchange)) = (&this.head, &this.exchange) else {
                 return Ok(false);
             };
-            if this.sent == 0 || head.length.is_some() {
+            if this.sent == 0 || this.length.is_some() {
                 return Ok(false); // there was no block, or not all of the length
             }
             exchange.clone_ref(slf.py())
@@ -171,15 +164,11 @@ impl FastResponse {
             untouched && response.exchange.is_some() && !response.is_head
         };
         if let (true, None) = (first, &exc_info) {
-            let checked = validate::plain(py, &status, &headers);
-            if let Some((code, fields, length, _)) = checked.filter(|head| has_body(false, head.0))
-            {
-                slf.borrow_mut().head = Some(Head {
-                    status: status.cast_into::<PyString>()?.unbind(),
-                    code,
-                    fields: fields.unbind(),
-                    length,
-                });
+            let checked = validate::plain(&status, &headers);
+            if let Some((head, length)) = checked.filter(|(head, _)| has_body(false, head.code)) {
+                let mut this = slf.borrow_mut();
+                this.head = Some(Arc::new(head));
+                this.length = length;
                 return Ok(slf.clone().into_any());
             }
         }
@@ -233,11 +222,12 @@ impl FastResponse {
         // Read together: another thread of the application may have sent a block meanwhile.
         let (head, sent, finished) = {
             let mut response = slf.borrow_mut();
-            (response.head.take(), response.sent, response.finished)
+            let head = response.head.take().map(|head| (head, response.length));
+            (head, response.sent, response.finished)
         };
-        if let Some(head) = head {
-            let fields = head.fields.bind(py).as_sequence().to_list()?;
-            let arguments = (head.status, head.code, fields, head.length, sent);
+        if let Some((head, length)) = head {
+            let (status, fields) = head.objects(py)?;
+            let arguments = (status, head.code, fields, length, sent);
             full.call_method1(intern!(py, "adopt"), arguments)?;
         }
         if finished || over {

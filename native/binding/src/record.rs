@@ -1,13 +1,14 @@
 //! One response and what it answers, for the observers.
 
-use crate::ffi::latin1_bytes;
+use crate::response_head::ResponseHead;
 use penstock_protocol::HeadCopy;
 use penstock_reactor::exchange_trace::Transcript;
 use penstock_reactor::log_queue::{Ended, Times};
 use penstock_reactor::sys::{Peer, SECOND};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList, PyString};
+use pyo3::types::{PyDict, PyString};
 use std::borrow::Cow;
+use std::sync::Arc;
 
 /// One response and what it answers, for the observers.
 pub struct Record {
@@ -17,10 +18,9 @@ pub struct Record {
     pub socket_peer: Peer,
     /// For the observers; None where there are none.
     pub request: Option<HeadCopy>,
-    pub status: Option<Py<PyString>>,
+    pub head: Option<Arc<ResponseHead>>,
     /// The status code where there is none: the client left before there was an answer.
     pub client_left: u16,
-    pub headers: Option<Py<PyList>>,
     pub environ: Py<PyDict>,
     pub request_id: Py<PyString>,
     pub bytes_in: u64,
@@ -44,17 +44,9 @@ impl Record {
     }
 
     /// The status code, also where there was no answer.
-    pub fn code(&self, py: Python<'_>) -> u16 {
-        status_code(py, self.status.as_ref()).unwrap_or(self.client_left)
+    pub fn code(&self) -> u16 {
+        self.head
+            .as_ref()
+            .map_or(self.client_left, |head| head.code)
     }
-}
-
-/// The status code that a status begins with; None where there is no status.
-pub fn status_code(py: Python<'_>, status: Option<&Py<PyString>>) -> Option<u16> {
-    let digits = latin1_bytes(status?.bind(py)).ok()?.get(..3)?.iter();
-    digits.copied().try_fold(0, |code, digit| {
-        digit
-            .is_ascii_digit()
-            .then(|| code * 10 + u16::from(digit - b'0'))
-    })
 }

@@ -3,6 +3,7 @@
 
 use crate::core::Core;
 use crate::exchange::{Exchange, ResponseRelayed};
+use crate::response_head::ResponseHead;
 use penstock_protocol::Carry;
 use penstock_reactor::connection::Connection;
 use penstock_reactor::responding;
@@ -10,7 +11,7 @@ use penstock_reactor::states::{Fate, ResponseState};
 use penstock_reactor::sync::lock;
 use penstock_reactor::sys;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyList, PyString};
+use pyo3::types::PyBytes;
 use std::io;
 use std::sync::{Arc, Mutex};
 
@@ -95,8 +96,8 @@ impl ClientStream {
 
 /// What the application has answered, and how many bytes were received and sent then.
 pub struct Answer {
-    pub status: Py<PyString>,
-    pub headers: Py<PyList>,
+    /// None where it has answered nothing.
+    pub head: Option<Arc<ResponseHead>>,
     pub counts: (u64, u64),
 }
 
@@ -143,8 +144,7 @@ pub fn end_relay(
             this.response.move_to(ResponseState::Ended);
             return Ok(());
         }
-        this.status = (!answer.status.bind(slf.py()).is_empty()?).then_some(answer.status);
-        this.headers = Some(answer.headers);
+        this.head = answer.head;
         (this.request_body.received, this.body_sent) = answer.counts;
         if aborted {
             reason.clone_into(&mut this.reason);

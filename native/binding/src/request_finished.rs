@@ -1,6 +1,6 @@
 //! Records of finished requests: `penstock.telemetry.request_finished.RequestFinished`.
 
-use crate::access_line::{address, response_field};
+use crate::access_line::address;
 use crate::ffi::{latin1, latin1_bytes};
 use crate::head_parts::{given_field, request_line};
 use crate::record::Record;
@@ -75,11 +75,10 @@ impl RequestMaker {
     /// The record of a request that the application has answered.
     pub fn answered(&self, py: Python<'_>, record: &Record) -> PyResult<Made> {
         let mut response_fields = self.nothing.bind(py).clone();
-        if let (Some(headers), false) = (&record.headers, self.response_fields.is_empty()) {
+        if let (Some(head), false) = (&record.head, self.response_fields.is_empty()) {
             response_fields = PyDict::new(py);
             for name in &self.response_fields {
-                let (value, found) = response_field(py, headers, name.as_bytes())?;
-                if found {
+                if let Some(value) = head.field(name.as_bytes()) {
                     response_fields.set_item(name, latin1(py, &value)?)?;
                 }
             }
@@ -99,7 +98,7 @@ impl RequestMaker {
                 request: record.request.as_ref(),
                 line: &[],
                 request_id: record.request_id.bind(py).clone(),
-                status: record.code(py),
+                status: record.code(),
                 bytes_in: record.bytes_in,
                 bytes_out: record.bytes_out,
                 ended: record.ended,

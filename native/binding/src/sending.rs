@@ -109,7 +109,10 @@ fn finish_whole(
     let bytes = data.map_or(&[][..], |data| data.as_bytes());
     // Without a body, `data` does not tell what its length would be (RFC 9110, section 8.6).
     if this.content_length.is_none()
-        && response::has_body(this.is_head, response_head::code(&this, py))
+        && this
+            .head
+            .as_ref()
+            .is_some_and(|head| response::has_body(this.is_head, head.code))
     {
         this.content_length = Some(bytes.len() as u64);
     }

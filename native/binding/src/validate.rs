@@ -2,16 +2,13 @@
 //! the reference, and judges whatever is not: it knows what to raise, and with which words.
 
 use crate::ffi::latin1_bytes;
+use crate::response_head::ResponseHead;
 use penstock_protocol::response::is_field_name;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyString, PyTuple};
 
 /// More digits than any disk holds bytes.
 const LENGTH_DIGITS: usize = 18;
-
-/// What is known of a response's head: code, fields without Content-Length, length, and whether
-/// the application asked to close the connection.
-pub type Checked<'py> = (u16, Bound<'py, PyList>, Option<u64>, bool);
 
 /// Checks heads of responses.
 #[pyclass(module = "penstock._native", frozen)]
@@ -34,25 +31,43 @@ impl HeadCheck {
         status: &Bound<'py, PyAny>,
         headers: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        match plain(py, status, headers) {
-            Some(checked) => Ok(checked.into_pyobject(py)?.into_any()),
+        let mut fields = Vec::new();
+        let checked = text(status).and_then(plain_code).and_then(|code| {
+            let length = plain_fields(headers, |item, _, _| fields.push(item))?;
+            Some((code, length))
+        });
+        match checked {
+            // The last says whether the application asked to close the connection.
+            Some((code, length)) => {
+                let checked = (code, PyList::new(py, fields)?, length, false);
+                Ok(checked.into_pyobject(py)?.into_any())
+            }
             None => self.reference.bind(py).call1((status, headers)),
         }
     }
 }
 
-/// The result for a head in which nothing is odd; None for any other.
-pub fn plain<'py>(
-    py: Python<'py>,
-    status: &Bound<'py, PyAny>,
+/// The head in which nothing is odd, and the length of its body; None for any other.
+pub fn plain(
+    status: &Bound<'_, PyAny>,
+    headers: &Bound<'_, PyAny>,
+) -> Option<(ResponseHead, Option<u64>)> {
+    let mut head = ResponseHead::new(text(status)?, plain_code(text(status)?)?);
+    let length = plain_fields(headers, |_, name, value| head.add(name, value))?;
+    Some((head, length))
+}
+
+/// The length that the fields tell, if they do, with the other fields given to `take`; None where
+/// something is odd.
+#[inline(always)]
+fn plain_fields<'py>(
     headers: &Bound<'py, PyAny>,
-) -> Option<Checked<'py>> {
-    let code = plain_code(text(status)?)?;
+    mut take: impl FnMut(Bound<'py, PyAny>, &[u8], &[u8]),
+) -> Option<Option<u64>> {
     let headers = headers.cast_exact::<PyList>().ok()?;
     let mut length = None;
-    let mut fields = Vec::with_capacity(headers.len());
     for item in headers.iter() {
-        let pair = item.cast_exact::<PyTuple>().ok()?;
+        let pair = item.cast_exact::<PyTuple>().ok()?.clone();
         if pair.len() != 2 {
             return None;
         }
@@ -72,10 +87,10 @@ pub fn plain<'py>(
         } else if is_the_servers(name) {
             return None;
         } else {
-            fields.push(item);
+            take(item, name, value);
         }
     }
-    Some((code, PyList::new(py, fields).ok()?, length, false))
+    Some(length)
 }
 
 fn text<'a>(object: &'a Bound<'_, PyAny>) -> Option<&'a [u8]> {

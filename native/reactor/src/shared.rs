@@ -65,13 +65,24 @@ pub struct Senders {
     pub inbox: Arc<Inbox>,
 }
 
-/// The fields that the server adds to a response: the application may have set each itself.
-#[derive(Clone, Copy)]
+/// Some of the fields that the server adds to a response, unless the application has set them.
+#[derive(Clone, Copy, Default)]
 pub struct Added {
     pub date: bool,
     pub server: bool,
     /// Strict-Transport-Security (RFC 6797), over TLS alone.
     pub hsts: bool,
+}
+
+impl Added {
+    /// These without the `others`.
+    pub fn without(self, others: Added) -> Self {
+        Added {
+            date: self.date && !others.date,
+            server: self.server && !others.server,
+            hsts: self.hsts && !others.hsts,
+        }
+    }
 }
 
 pub struct Shared {
