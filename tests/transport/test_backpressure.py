@@ -112,6 +112,31 @@ def test_pep3333_each_block_is_on_its_way_before_the_next_is_asked_for(
 
 
 @both
+def test_pep3333_a_block_is_sent_while_a_call_that_used_to_be_fast_waits(
+    transport: str, threads: int
+) -> None:
+    """Another thread sends a block that waits for the next ones of a fast call."""
+    go_on = threading.Event()
+    go_on.set()
+
+    def application(environ: Environ, start_response: StartResponse) -> Iterator[bytes]:
+        start_response("200 OK", TEXT)
+        for number in range(3):
+            yield b"%d" % number
+            assert go_on.wait(10)
+
+    settings = {"transport": transport, "threads": threads}
+    with penstock.running(application, **settings) as server, connect(server) as client:
+        for _ in range(20):
+            assert client.request("GET", "/").body == b"012"
+        go_on.clear()
+        client.send(get())
+        read_until(client, b"1\r\n0\r\n")
+        go_on.set()
+        assert read_until(client, b"0\r\n\r\n") == b"1\r\n1\r\n1\r\n2\r\n0\r\n\r\n"
+
+
+@both
 @pytest.mark.parametrize("leave", [Client.close, Client.reset], ids=["close", "reset"])
 def test_pep3333_an_iterable_is_closed_once_when_its_client_leaves(
     transport: str, threads: int, leave: Callable[[Client], None]

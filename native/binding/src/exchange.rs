@@ -210,6 +210,17 @@ impl Exchange {
         result.map_err(raised)
     }
 
+    /// The same, or hold them until more of the response follows.
+    pub fn hold_or_transmit(&self, data: &[u8]) -> PyResult<()> {
+        let connection = &self.request_body.connection;
+        let state = &mut connection.lock();
+        if responding::hold(self.shared(), connection, state, self.path, data) {
+            return Ok(());
+        }
+        let sent = responding::send_small(self.shared(), connection, state, data);
+        sent.map_err(raised)
+    }
+
     // -- the end --------------------------------------------------------------------------------
 
     pub fn end(slf: &Bound<'_, Self>, reason: &str) -> PyResult<()> {

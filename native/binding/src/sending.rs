@@ -11,6 +11,7 @@ use penstock_reactor::sys::{self, Fd};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::PyBytes;
+use std::sync::Arc;
 
 pub fn send(slf: &Bound<'_, Exchange>, data: &Bound<'_, PyBytes>) -> PyResult<()> {
     let bytes = data.as_bytes();
@@ -18,12 +19,17 @@ pub fn send(slf: &Bound<'_, Exchange>, data: &Bound<'_, PyBytes>) -> PyResult<()
         return Ok(());
     }
     with_scratch(|out| {
+        let mut unattended = None;
         {
             let mut this = slf.try_borrow_mut()?;
             this.check_may_send()?;
             if this.response.is_waiting() {
                 response_head::write_head(&mut this, slf.py(), out)?;
                 this.first_byte_at = sys::monotonic();
+                let shared = this.shared();
+                if !shared.attended.get() && shared.slow_paths.is_fast(this.path) {
+                    unattended = Some(Arc::clone(&this.core));
+                }
             }
             if this.framing == Framing::None {
                 return if out.is_empty() {
@@ -33,7 +39,10 @@ pub fn send(slf: &Bound<'_, Exchange>, data: &Bound<'_, PyBytes>) -> PyResult<()
                 };
             }
         }
-        write_counted(slf, out, data, b"")?;
+        if let Some(core) = unattended {
+            core.attend(slf.py()); // blocks may be held then
+        }
+        write_counted(slf, out, data, None)?;
         slf.try_borrow()?.note_progress(slf.py())?;
         apply_back_pressure(slf)
     })
@@ -124,7 +133,7 @@ fn finish_whole(
         Some(data) if !bytes.is_empty() && this.framing != Framing::None => {
             if bytes.len() > this.shared().options.join_bytes {
                 drop(this);
-                write_counted(slf, out, data, b"")?;
+                write_counted(slf, out, data, Some(b""))?;
             } else {
                 out.extend_from_slice(bytes);
                 transmit_whole(&this, out)?;
@@ -151,23 +160,22 @@ fn finish_body(
     match data {
         Some(data) if !data.as_bytes().is_empty() => {
             drop(this);
-            write_counted(slf, out, data, end)
+            write_counted(slf, out, data, Some(end))
         }
         _ if end.is_empty() => {
-            // Nothing is sent that would fail, where the leader found that no more can be.
-            let mut state = this.request_body.connection.lock();
-            responding::check_output(&this.request_body.connection, &mut state).map_err(raised)
+            let connection = &this.request_body.connection;
+            responding::send_last(this.shared(), connection, &mut connection.lock()).map_err(raised)
         }
         _ => this.transmit(end),
     }
 }
 
-/// Send a block, and count it as far as it has left.
+/// Send a block, and count it as far as it has left. `end` is as for `write_block`.
 fn write_counted(
     slf: &Bound<'_, Exchange>,
     out: &mut Vec<u8>,
     data: &Bound<'_, PyBytes>,
-    end: &'static [u8],
+    end: Option<&'static [u8]>,
 ) -> PyResult<()> {
     let lost = slf
         .try_borrow()?
@@ -186,12 +194,12 @@ fn write_counted(
     written
 }
 
-/// Send `out`, a block in the response's framing, and `end`.
+/// Send `out`, a block in the response's framing, and `end`, which is None where more is to come.
 fn write_block(
     slf: &Bound<'_, Exchange>,
     out: &mut Vec<u8>,
     data: &Bound<'_, PyBytes>,
-    end: &'static [u8],
+    end: Option<&'static [u8]>,
 ) -> PyResult<()> {
     let bytes = data.as_bytes();
     let this = slf.try_borrow()?;
@@ -202,8 +210,13 @@ fn write_block(
         } else {
             out.extend_from_slice(bytes);
         }
-        out.extend_from_slice(end);
-        return this.transmit(out);
+        return match end {
+            Some(end) => {
+                out.extend_from_slice(end);
+                this.transmit(out)
+            }
+            None => this.hold_or_transmit(out),
+        };
     }
     if chunked {
         response::encode_chunk_size(out, bytes.len());
@@ -221,7 +234,7 @@ fn write_block(
     let out = &*out;
     slf.py()
         .detach(|| {
-            let ends = [chunk_end, end];
+            let ends = [chunk_end, end.unwrap_or(b"")];
             responding::send_large(outlet.shared(), &outlet.connection, out, block, ends)
         })
         .map_err(raised)
@@ -297,9 +310,11 @@ fn send_by_reading(
 fn apply_back_pressure(slf: &Bound<'_, Exchange>) -> PyResult<()> {
     let outlet = {
         let this = slf.try_borrow()?;
-        if !this.request_body.connection.lock().output.busy() {
+        let state = this.request_body.connection.lock();
+        if !state.output.busy() || state.output.is_corked() {
             return Ok(());
         }
+        drop(state);
         this.outlet()
     };
     let py = slf.py();

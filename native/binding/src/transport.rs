@@ -131,7 +131,7 @@ impl NativeTransport {
         let thread_slots = Arc::new(ThreadSlots::new());
         Ok(NativeTransport {
             core: Arc::clone(&core),
-            threads: LeaderFollowers::new(event_loop),
+            threads: LeaderFollowers::new(event_loop, Arc::clone(&core.shared.led)),
             thread_slots: Arc::clone(&thread_slots),
             delivery: Delivery {
                 core,

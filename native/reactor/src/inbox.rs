@@ -32,6 +32,21 @@ impl Inbox {
         }
     }
 
+    /// Have no leader look at a connection, where it is the last that was posted.
+    pub fn withdraw(&self, connection: &Arc<Connection>, state: &mut ConnectionState) {
+        if !state.queued {
+            return;
+        }
+        let mut posts = lock(&self.posts);
+        if posts.pop_if(|last| Arc::ptr_eq(last, connection)).is_some() {
+            state.queued = false;
+            // With the lock: who posts meanwhile sets it afterwards.
+            if posts.is_empty() {
+                self.filled.set(false);
+            }
+        }
+    }
+
     /// Have the leader look at what was posted now.
     pub fn hurry(&self) {
         // Posted first, looked at second; the leader sets the flag first and looks at the

@@ -28,9 +28,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::time::Duration;
 
-/// The stall monitor's interval: a slow call delays other clients by at most about twice as long.
-const TICK: Duration = Duration::from_millis(1);
-
 /// No thread is expected to return and lead: the next one does.
 const NONE_EXPECTED: u64 = 0;
 
@@ -49,7 +46,7 @@ pub fn thread_number() -> u64 {
 /// The threads of one transport, and the queue of requests that wait for one of them.
 pub struct LeaderFollowers {
     leadership: Mutex<EventLoop>,
-    led: Flag, // a thread leads
+    led: Arc<Flag>,
     // The thread that led last, and leads again after each call. Others leave it to that one until
     // it stalls: two that lead in turn would pass the GIL to and fro, a switch interval each time.
     inline: AtomicU64,
@@ -87,10 +84,11 @@ pub enum Turn {
 }
 
 impl LeaderFollowers {
-    pub fn new(event_loop: EventLoop) -> Self {
+    /// `led` is what says that a thread leads.
+    pub fn new(event_loop: EventLoop, led: Arc<Flag>) -> Self {
         LeaderFollowers {
             leadership: Mutex::new(event_loop),
-            led: Flag::default(),
+            led,
             inline: AtomicU64::new(NONE_EXPECTED),
             parked: Mutex::default(),
             handed_out: AtomicU64::new(0),
@@ -329,7 +327,8 @@ impl LeaderFollowers {
     pub fn watch(&self, shared: &Shared) {
         let mut seen = self.handed_out.load(Ordering::SeqCst);
         let mut quiet = 0;
-        let idle_ticks = shared.options.monitor_idle / TICK.as_nanos() as Nanos;
+        let tick = shared.options.monitor_tick;
+        let idle_ticks = shared.options.monitor_idle / tick;
         while !self.is_over() {
             // Looked at again after the flag is up: a request that came in between did not see it.
             self.monitor_asleep.set(quiet > idle_ticks);
@@ -338,7 +337,7 @@ impl LeaderFollowers {
                 self.monitor.wait();
                 quiet = 0;
             }
-            self.monitor.wait_for(TICK);
+            self.monitor.wait_for(Duration::from_nanos(tick));
             self.monitor_asleep.set(false);
             let now_seen = self.handed_out.load(Ordering::SeqCst);
             let changed = std::mem::replace(&mut seen, now_seen) != now_seen;

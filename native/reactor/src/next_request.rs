@@ -28,6 +28,7 @@ pub fn give_back(
         && !shared.draining.get()
         && !shared.closed.get();
     if quiet {
+        shared.withdraw(connection, state); // it had a block that waited
         begin_next(connection, shared, state, now);
     } else {
         connection.set_phase(state, Phase::Answered);

@@ -153,6 +153,8 @@ pub struct Options {
     pub notable_call: Nanos,
     /// How much is kept of a head that was refused.
     pub refused_head: usize,
+    /// The stall monitor's interval.
+    pub monitor_tick: Nanos,
     pub monitor_idle: Nanos,
     pub client_left: u16,
     pub trace_body: usize,

@@ -13,11 +13,15 @@ use crate::output::{
 };
 use crate::output_spool;
 use crate::shared::Shared;
+use crate::slow_path_estimate::PathHash;
 use crate::states::{Fate, Phase};
 use crate::sys::{self, Fd, Nanos, Readiness};
 use penstock_protocol::State;
 use std::io::{self, IoSlice};
 use std::sync::{Arc, MutexGuard};
+
+/// The most bytes of a response that wait for its next blocks.
+const HELD_BYTES: usize = 32 * 1024;
 
 /// Pipelined requests that are answered before it is the turn of others.
 const ANSWERS_PER_TURN: u32 = 16;
@@ -234,9 +238,23 @@ impl Drop for RoomAwaited<'_> {
 }
 
 /// Fail where the leader has found that no more can be sent.
-pub fn check_output(connection: &Connection, state: &mut ConnectionState) -> Result<(), Failure> {
+fn check_output(connection: &Connection, state: &mut ConnectionState) -> Result<(), Failure> {
     let checked = state.output.check();
     checked.map_err(|error| disconnected(connection, state, &error))
+}
+
+/// Send what waits at the end of a response. Fail where the leader has found that no more can be sent.
+pub fn send_last(
+    shared: &Shared,
+    connection: &Connection,
+    state: &mut ConnectionState,
+) -> Result<(), Failure> {
+    check_output(connection, state)?;
+    if state.output.uncork() {
+        flush_now(connection, state)?;
+        watch(shared, connection, state);
+    }
+    Ok(())
 }
 
 /// Send bytes now where the kernel takes them, and queue the rest.
@@ -268,6 +286,36 @@ pub fn send_small(
         watch(shared, connection, state);
     }
     Ok(())
+}
+
+/// Hold a block so that it is sent with the next ones, while the application makes them. Return true
+/// if it is held.
+///
+/// PEP 3333 allows that where another thread is sure to send it meanwhile: the next leader does, which
+/// the stall monitor sees to within two ticks. So no thread may lead by now, which would have to be
+/// woken for it; and for calls that are not fast each block would wait for that long.
+pub fn hold(
+    shared: &Shared,
+    connection: &Arc<Connection>,
+    state: &mut ConnectionState,
+    path: PathHash,
+    data: &[u8],
+) -> bool {
+    let may = shared.attended.get()
+        && !shared.led.get()
+        && (state.output.is_corked() || !state.output.busy())
+        && state.output.size as usize + data.len() <= HELD_BYTES
+        && shared.slow_paths.is_fast(path);
+    if may {
+        state.output.append_copy(data);
+        state.output.cork();
+        // Also where a thread has begun to lead just now: it looks once more before it polls, or is woken.
+        shared.post(connection, state);
+        if shared.led.get() {
+            shared.hurry();
+        }
+    }
+    may
 }
 
 /// Hold a complete response so that it is sent with the next one, where the client pipelines.

@@ -95,6 +95,8 @@ pub struct Shared {
     pub queue: WaitingQueue,
     /// There are a stall monitor and a thread of the log writer.
     pub attended: Flag,
+    /// A thread leads.
+    pub led: Arc<Flag>,
     /// Wakes the thread of the log writer, where there is one.
     pub log_writer: Alarm,
     log_writer_called: Flag,
@@ -163,6 +165,7 @@ impl Shared {
             slow_paths,
             queue: WaitingQueue::default(),
             attended: Flag::default(),
+            led: Arc::default(),
             log_writer: Alarm::default(),
             log_writer_called: Flag::default(),
             registry: Mutex::default(),
@@ -199,6 +202,11 @@ impl Shared {
     /// Queue a connection for the next leader. `hurry` wakes the leader now.
     pub fn post(&self, connection: &Arc<Connection>, state: &mut ConnectionState) {
         self.inbox.post(connection, state);
+    }
+
+    /// See [`Inbox::withdraw`].
+    pub fn withdraw(&self, connection: &Arc<Connection>, state: &mut ConnectionState) {
+        self.inbox.withdraw(connection, state);
     }
 
     /// See [`Inbox::hurry`].

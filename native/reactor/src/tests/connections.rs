@@ -1,6 +1,7 @@
 //! What happens to a connection, and when: linger, drain, deadlines, eviction, turns.
 
 use super::bench::{Bench, Client, body_of, options};
+use crate::connection::Connection;
 use crate::leader::Leader;
 use crate::log_queue::Entry;
 use crate::next_request;
@@ -11,6 +12,7 @@ use crate::scoreboard::{LIVE, SLOW_READER, SPOOLED};
 use crate::slow_path_estimate::PathHash;
 use crate::states::{Fate, Input, Phase};
 use crate::sys::{MILLISECOND, Nanos, SECOND};
+use std::sync::Arc;
 
 const GET: &[u8] = b"GET /get HTTP/1.1\r\nHost: a\r\n\r\n";
 const LAST: &[u8] = b"GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
@@ -387,6 +389,94 @@ fn an_answer_that_waits_for_the_next_one_is_sent_if_that_takes_its_time() {
     assert!(!second.connection.lock().output.is_corked());
     bench.answer(&second, OK);
     assert_eq!(client.statuses(), [200]);
+}
+
+/// A request of a path whose calls have proved fast, while no thread leads.
+fn fast_call(bench: &mut Bench) -> (Client, Arc<Connection>) {
+    let client = bench.connect();
+    bench.shared.slow_paths.note(PathHash::of(b"/get"), 0);
+    bench.send(&client, GET);
+    (client, bench.take().connection)
+}
+
+fn hold(bench: &Bench, connection: &Arc<Connection>, block: &[u8]) -> bool {
+    let path = PathHash::of(b"/get");
+    responding::hold(
+        &bench.shared,
+        connection,
+        &mut connection.lock(),
+        path,
+        block,
+    )
+}
+
+#[test]
+fn blocks_of_a_fast_call_leave_together_with_its_end() {
+    let mut bench = Bench::new(options());
+    let (client, connection) = fast_call(&mut bench);
+    for block in [OK, b"a", b"b"] {
+        assert!(hold(&bench, &connection, block));
+    }
+    assert_eq!(client.received(), "");
+    let mut state = connection.lock();
+    assert!(responding::send_small(&bench.shared, &connection, &mut state, b"end").is_ok());
+    next_request::give_back(
+        &connection,
+        &bench.shared,
+        &mut state,
+        crate::sys::monotonic(),
+    );
+    drop(state);
+    assert!(client.received().ends_with("okabend"));
+    assert_eq!(client.phase(), Phase::Reading);
+    assert!(!bench.shared.has_posts()); // no leader looks at the connection in vain
+}
+
+#[test]
+fn a_block_that_waits_is_sent_where_nothing_follows_it() {
+    let mut bench = Bench::new(options());
+    let (client, connection) = fast_call(&mut bench);
+    assert!(hold(&bench, &connection, OK));
+    assert!(responding::send_last(&bench.shared, &connection, &mut connection.lock()).is_ok());
+    assert_eq!(client.statuses(), [200]);
+}
+
+#[test]
+fn the_next_leader_sends_a_block_that_waits() {
+    let mut bench = Bench::new(options());
+    let (client, connection) = fast_call(&mut bench);
+    assert!(hold(&bench, &connection, OK));
+    assert_eq!(client.received(), "");
+    bench.turn(); // another thread leads while the call lasts
+    assert_eq!(client.statuses(), [200]);
+    assert!(hold(&bench, &connection, b"more"));
+    bench.turn();
+    assert_eq!(client.received(), "more");
+}
+
+#[test]
+fn a_block_waits_only_where_another_thread_is_there_and_has_to_be_woken_by_none() {
+    let mut bench = Bench::new(options());
+    let (_client, connection) = fast_call(&mut bench);
+    bench.shared.led.set(true);
+    assert!(!hold(&bench, &connection, OK));
+    bench.shared.led.set(false);
+    bench.shared.attended.set(false);
+    assert!(!hold(&bench, &connection, OK));
+    bench.shared.attended.set(true);
+    let unknown = PathHash::of(b"/never-called");
+    let mut state = connection.lock();
+    assert!(!responding::hold(
+        &bench.shared,
+        &connection,
+        &mut state,
+        unknown,
+        OK
+    ));
+    drop(state);
+    assert!(!hold(&bench, &connection, &[b'x'; 32 * 1024 + 1]));
+    assert!(hold(&bench, &connection, &[b'x'; 32 * 1024]));
+    assert!(!hold(&bench, &connection, b"y"));
 }
 
 #[test]

@@ -24,7 +24,8 @@ const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 fn threads() -> (Shared, LeaderFollowers) {
     let shared = Shared::new(options(), scoreboard(2)).unwrap();
     shared.attended.set(true);
-    let threads = LeaderFollowers::new(EventLoop::new(&shared, Vec::new()));
+    let threads =
+        LeaderFollowers::new(EventLoop::new(&shared, Vec::new()), Arc::clone(&shared.led));
     (shared, threads)
 }
 
