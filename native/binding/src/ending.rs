@@ -32,7 +32,7 @@ pub fn abort(slf: &Bound<'_, Exchange>) -> PyResult<()> {
         }
         let connection = &this.request_body.connection;
         let mut state = connection.lock();
-        responding::uncork(connection, &mut state); // what waited is an earlier response, and whole
+        responding::uncork(connection, &mut state); // an earlier response, or blocks of this one
         // A body that ends with the connection would look complete; so would a connection
         // that closes in good order before any response, to a client that retries.
         let unseen = this.response.is_waiting() || this.framing == Framing::Close;
@@ -64,7 +64,7 @@ pub fn time_out(slf: &Bound<'_, Exchange>, reason: &str) -> PyResult<bool> {
         reason.clone_into(&mut this.reason);
         let connection = Arc::clone(&this.request_body.connection);
         let mut state = connection.lock();
-        responding::uncork(&connection, &mut state); // what waited is an earlier response, and whole
+        responding::uncork(&connection, &mut state); // an earlier response, or blocks of this one
         state.exchange.fate.worsen(if this.response.is_waiting() {
             Fate::Close
         } else {

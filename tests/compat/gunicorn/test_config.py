@@ -373,6 +373,13 @@ def test_what_no_client_would_get_an_answer_with_is_refused_in_a_file_too(tmp_pa
             load(tmp_path, content)
 
 
+@pytest.mark.parametrize("value", ["'h2'", "'h2,h1'", "['h1', 'h2']"])
+def test_http_2_is_refused(tmp_path: Path, value: str) -> None:
+    with pytest.raises(SettingsError, match=r"gunicorn.conf.py\): .* HTTP/1.1 only: leave h2 out"):
+        load(tmp_path, f"http_protocols = {value}")
+    assert not load(tmp_path, "http_protocols = 'h1'").warnings
+
+
 def test_ignored_settings_are_named_once_with_the_reason(tmp_path: Path) -> None:
     content = """
 worker_class = "gevent"
