@@ -23,7 +23,5 @@ deadlines.LONGEST_LOOK_SECONDS = 3600.0
 compile_now(TransportConfig)
 defaults = TransportConfig.__init__.__kwdefaults__
 assert defaults is not None
-defaults.update(
-    slow_call_seconds=60.0, few_events_turn_seconds=60.0, monitor_tick_seconds=60.0
-)
+defaults.update(slow_call_seconds=60.0, few_events_turn_seconds=60.0, monitor_tick_seconds=60.0)
 sys.exit(main())

@@ -40,6 +40,7 @@ mod thread_slots;
 mod tls;
 mod transport;
 mod validate;
+mod write_head;
 
 use pyo3::prelude::*;
 

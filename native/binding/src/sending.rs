@@ -2,8 +2,8 @@
 
 use crate::exchange::{Exchange, raised};
 use crate::held::Held;
-use crate::response_head;
 use crate::scratch::with_scratch;
+use crate::write_head::write_head;
 use penstock_protocol::{Framing, response};
 use penstock_reactor::responding::{self, Failure, Room};
 use penstock_reactor::states::ResponseState;
@@ -24,7 +24,7 @@ pub fn send(slf: &Bound<'_, Exchange>, data: &Bound<'_, PyBytes>) -> PyResult<()
             let mut this = slf.try_borrow_mut()?;
             this.check_may_send()?;
             if this.response.is_waiting() {
-                response_head::write_head(&mut this, slf.py(), out)?;
+                write_head(&mut this, slf.py(), out)?;
                 this.first_byte_at = sys::monotonic();
                 let shared = this.shared();
                 if !shared.attended.get() && shared.slow_paths.is_fast(this.path) {
@@ -125,7 +125,7 @@ fn finish_whole(
     {
         this.content_length = Some(bytes.len() as u64);
     }
-    response_head::write_head(&mut this, py, out)?;
+    write_head(&mut this, py, out)?;
     if this.shared().options.recorded {
         this.first_byte_at = sys::monotonic(); // else it is when all was sent
     }
@@ -260,7 +260,7 @@ fn begin_region(
     count: u64,
 ) -> PyResult<()> {
     if this.response.is_waiting() {
-        response_head::write_head(this, py, out)?;
+        write_head(this, py, out)?;
         this.first_byte_at = sys::monotonic();
     }
     if this.framing == Framing::Chunked {

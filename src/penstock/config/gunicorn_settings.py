@@ -324,7 +324,7 @@ def refusal(row: GunicornSetting, value: object) -> str:
     if row.name == "protocol" and has_effect(row, value):
         return "each address says what is spoken there: write uwsgi://ADDRESS for it in bind"
     if row.name == "http_protocols" and "h2" in str(value).lower():
-        return f"{_NO_HTTP2}: leave h2 out, and let a proxy in front speak HTTP/2 where it is needed"
+        return f"{_NO_HTTP2}: leave h2 out, and let a proxy in front speak HTTP/2 where needed"
     return ""
 
 

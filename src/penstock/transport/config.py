@@ -308,8 +308,8 @@ class TransportConfig:
     """... and these are ahead of the shorter ones by this many. Until then requests wait in the
     kernel: a fast application does not pay for the monitor's ticks."""
     monitor_tick_seconds: float = 0.001
-    """How often the native transport's stall monitor looks. A slow call delays other clients by about
-    twice as long at most, as it does a block that waits for the next ones."""
+    """How often the native transport's stall monitor looks. A slow call delays other clients by
+    about twice as long at most, and so long waits a block for the next ones."""
     monitor_idle_seconds: float = 0.05
     """The stall monitor sleeps when no request came for this long: an idle server does nothing."""
     signal_check_seconds: float = 1.0
