@@ -38,7 +38,11 @@ impl Inbox {
             return;
         }
         let mut posts = lock(&self.posts);
-        if posts.pop_if(|last| Arc::ptr_eq(last, connection)).is_some() {
+        if posts
+            .last()
+            .is_some_and(|last| Arc::ptr_eq(last, connection))
+        {
+            posts.pop();
             state.queued = false;
             // With the lock: who posts meanwhile sets it afterwards.
             if posts.is_empty() {
