@@ -123,7 +123,20 @@ pub fn interpret(
     Ok(())
 }
 
-fn parse_content_length(value: &[u8], most: u64) -> Result<u64, ProtocolError> {
+/// Returns true if [`interpret`] says the same of a head in which a field has this value in the place
+/// of another one: the same but for the length of the body, which it reads of Content-Length.
+///
+/// Only for a head without Transfer-Encoding and Expect.
+pub fn may_differ(name: &[u8], value: &[u8]) -> bool {
+    match name.len() {
+        4 if name.eq_ignore_ascii_case(b"host") => grammar::is_host(value),
+        10 if name.eq_ignore_ascii_case(b"connection") => false,
+        _ => true,
+    }
+}
+
+/// Returns the length of a body from the value of Content-Length (RFC 9112, section 6.3).
+pub fn parse_content_length(value: &[u8], most: u64) -> Result<u64, ProtocolError> {
     if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
         return Err(error::BAD_LENGTH);
     }
