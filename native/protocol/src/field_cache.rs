@@ -4,9 +4,8 @@
 //! byte, to the one at the same place of a section in the cache means the same, and is not parsed
 //! again. So of a head whose Cookie is new, only Cookie is parsed.
 
-use crate::fields::{may_differ, parse_content_length};
+use crate::fields::{may_differ, parse_content_length, read_value};
 use crate::head::{Field, Head, Span, Version};
-use crate::scan::read_value;
 
 /// Sections in the cache. Clients choose them, and each takes 6 KiB at most, its fields included.
 const SECTIONS: usize = 64;
@@ -124,7 +123,7 @@ impl FieldCache {
             self.sections.resize_with(SECTIONS, || None);
         }
         let hash = hash_of_names(bytes, &head.fields);
-        let place = (hash % SECTIONS as u64) as u8;
+        let place = (hash as usize % SECTIONS) as u8;
         let section = self
             .sections
             .get(usize::from(place))

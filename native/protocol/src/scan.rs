@@ -6,8 +6,8 @@
 
 use crate::error::{self, ProtocolError};
 use crate::field_cache::FieldCache;
-use crate::fields::{KnownFields, interpret, split_field};
-use crate::grammar::{self, trim_end, trim_start};
+use crate::fields::{KnownFields, interpret, read_value, split_field};
+use crate::grammar;
 use crate::head::{Field, Head, Span, Version};
 use crate::input::Input;
 use crate::limits::Limits;
@@ -259,22 +259,6 @@ fn read_plain_head(
         head.fields.push(field);
         at = next;
     }
-}
-
-/// Reads the value of a field, from the byte after its colon at the offset `at`; returns where it is
-/// without the blanks around it, and where the next line begins.
-#[inline]
-pub fn read_value(bytes: &[u8], at: usize) -> Option<(Span, usize)> {
-    let value = trim_start(bytes.get(at..)?);
-    let end = find_control(value)?;
-    let (value, line_end) = value.split_at_checked(end)?;
-    let [b'\r', b'\n', ..] = line_end else {
-        return None;
-    };
-    let line_end = bytes.len().checked_sub(line_end.len())?;
-    let start = line_end.checked_sub(value.len())?;
-    let end = start.checked_add(trim_end(value).len())?;
-    Some((Span::new(start, end), line_end.checked_add(CRLF)?))
 }
 
 /// Reads `method /path HTTP/1.x` and its CRLF; returns where the next line begins.
