@@ -45,7 +45,7 @@ SHARE = "Flask, the server's share"
 
 INSTRUCTIONS: Mapping[tuple[str, str], Bound] = {
     ("native", "hello"): Bound(22_470, 16_300),
-    ("native", "varied"): Bound(41_218, 38_200),
+    ("native", "varied"): Bound(41_218, 21_600),
     ("native", "generator"): Bound(46_720, 18_500),
     ("native", "a connection each"): Bound(27_963, 25_900),
     ("native", "Flask"): Bound(357_836, 336_000),

@@ -11,13 +11,13 @@ use pyo3::types::{PyDict, PyFloat, PyString};
 use std::borrow::Cow;
 use std::cell::RefCell;
 
-/// Slots of the caches, and the longest text that they hold. Clients choose names and values, so
-/// both are bounded; a slot that two texts share belongs to the last.
+/// Slots of the cache of names, and the longest name in it. Clients choose names, so both are
+/// bounded; a slot that two names share belongs to the last.
 const NAME_SLOTS: usize = 512;
-const VALUE_SLOTS: usize = 256;
 const CACHED_LENGTH: usize = 128;
 
-/// Sets of fields that are kept as dicts: a few KiB each, for each thread.
+/// Dicts that each thread keeps, of the fields of a section of the parser's cache each: 16 KiB at most,
+/// since a section has 4 KiB and 64 fields.
 const KNOWN_SLOTS: usize = 16;
 
 /// Declares the keys that requests have in common, as interned text.
@@ -57,6 +57,8 @@ keys! {
     http10 = "HTTP/1.0",
     http11 = "HTTP/1.1",
     get = "GET",
+    head = "HEAD",
+    post = "POST",
     empty = "",
     url_scheme = "wsgi.url_scheme",
     http = "http",
@@ -382,25 +384,32 @@ pub fn forget_cache() {
     drop(CACHE.take());
 }
 
-/// A text as it was on the wire, and what it is in Python; the second is None for a name whose
-/// field is left out.
-struct Slot {
+/// A name as it was on the wire, and its key; None for one whose field is left out.
+struct Name {
     wire: Box<[u8]>,
-    text: Option<Py<PyString>>,
+    key: Option<Py<PyString>>,
 }
 
-/// What the requests of a listener begin with that have certain fields.
+/// What the requests of a listener begin with whose fields have certain names.
 struct Known {
-    fields: u64, // `Head::section_id`
+    section: u64, // `Head::section_id`
     base: Py<PyDict>,
+    /// Has all keys. Values that it does not have are empty.
     dict: Py<PyDict>,
+    /// A bit for each field whose value in `dict` is that of the section.
+    values: u64,
+    /// The key of each field; None where it is left out.
+    keys: Box<[Option<Py<PyString>>]>,
+    /// Whether a field was left out for the underscore in its name.
+    underscored: bool,
+    /// Whether `dict` has values that are not those of one field: only all together are the same.
+    whole: bool,
 }
 
 #[derive(Default)]
 struct Cache {
     known: Vec<Option<Known>>,
-    names: Vec<Option<Slot>>,
-    values: Vec<Option<Slot>>,
+    names: Vec<Option<Name>>,
 }
 
 fn hash(bytes: &[u8]) -> usize {
@@ -426,36 +435,68 @@ impl Cache {
         bytes: &[u8],
         header_map: HeaderMap,
     ) -> PyResult<(Bound<'py, PyDict>, bool)> {
-        let slot = head.section_id as usize % KNOWN_SLOTS;
-        if let (1.., Some(Some(known))) = (head.section_id, self.known.get(slot)) {
-            if known.fields == head.section_id && known.base.is(base) {
-                return Ok((known.dict.bind(py).copy()?, false));
-            }
+        if let Some(known) = self.known(head, base) {
+            return Ok((known.copy(py, head, bytes)?, known.underscored));
         }
         let dict = base.copy()?;
-        let underscored = self.set_fields(py, &dict, head, bytes)?;
+        let (underscored, mut whole) = self.set_fields(py, &dict, head, bytes)?;
         if header_map == HeaderMap::Dangerous {
             add_underscored(py, &dict, head, bytes)?;
+            whole = true;
         }
-        if head.section_id > 0 {
-            if self.known.is_empty() {
-                self.known.resize_with(KNOWN_SLOTS, || None);
-            }
-            let known = Known {
-                fields: head.section_id,
-                base: base.clone().unbind(),
-                dict: dict.copy()?.unbind(),
-            };
-            if let Some(place) = self.known.get_mut(slot) {
-                *place = Some(known);
-            }
+        if head.section_id > 0 && (!whole || head.same == head.every_field()) {
+            self.keep(py, base, &dict, head, bytes, (underscored, whole))?;
         }
         Ok((dict, underscored))
     }
 
+    /// What is kept for the names of a head's fields, if it is of use for their values.
+    fn known(&mut self, head: &Head, base: &Bound<'_, PyDict>) -> Option<&mut Known> {
+        let known = self.known.get_mut(slot_of(head))?.as_mut()?;
+        let is_its = known.section == head.section_id && known.base.is(base);
+        (is_its && (!known.whole || head.same == head.every_field())).then_some(known)
+    }
+
+    /// Keep a dict for the requests whose fields have the same names.
+    #[cold]
+    fn keep(
+        &mut self,
+        py: Python<'_>,
+        base: &Bound<'_, PyDict>,
+        dict: &Bound<'_, PyDict>,
+        head: &Head,
+        bytes: &[u8],
+        (underscored, whole): (bool, bool),
+    ) -> PyResult<()> {
+        let kept = dict.copy()?;
+        let mut found = Vec::with_capacity(head.fields.len());
+        for (index, field) in head.fields.iter().enumerate() {
+            let key = self.key(py, field.name.of(bytes))?;
+            if let (Some(key), 0) = (&key, head.same >> index & 1) {
+                kept.set_item(key, &keys(py).empty)?;
+            }
+            found.push(key.map(Bound::unbind));
+        }
+        if self.known.is_empty() {
+            self.known.resize_with(KNOWN_SLOTS, || None);
+        }
+        if let Some(place) = self.known.get_mut(slot_of(head)) {
+            *place = Some(Known {
+                section: head.section_id,
+                base: base.clone().unbind(),
+                dict: kept.unbind(),
+                values: head.same,
+                keys: found.into(),
+                underscored,
+                whole,
+            });
+        }
+        Ok(())
+    }
+
     /// Returns the target.
     fn set_request<'py>(
-        &mut self,
+        &self,
         py: Python<'py>,
         dict: &Bound<'_, PyDict>,
         head: &Head,
@@ -467,8 +508,11 @@ impl Cache {
         dict.set_item(&keys.request_uri, &target)?;
         // The template has what these are otherwise.
         let method = head.method.of(bytes);
-        if method != b"GET" {
-            dict.set_item(&keys.method, self.value(py, method)?)?;
+        match method {
+            b"GET" => {}
+            b"HEAD" => dict.set_item(&keys.method, &keys.head)?,
+            b"POST" => dict.set_item(&keys.method, &keys.post)?,
+            method => dict.set_item(&keys.method, latin1(py, method)?)?,
         }
         let query = head.query.of(bytes);
         if !query.is_empty() {
@@ -480,29 +524,29 @@ impl Cache {
         Ok(target)
     }
 
-    /// Returns whether a field with an underscore in its name was left out.
+    /// Returns whether a field with an underscore in its name was left out, and whether a value is
+    /// not that of one field.
     fn set_fields(
         &mut self,
         py: Python<'_>,
         dict: &Bound<'_, PyDict>,
         head: &Head,
         bytes: &[u8],
-    ) -> PyResult<bool> {
+    ) -> PyResult<(bool, bool)> {
         let before = dict.len();
         let mut set = 0;
         let mut underscored = false;
         for field in &head.fields {
             let name = field.name.of(bytes);
-            let value = self.value(py, field.value.of(bytes))?;
             if let Some(key) = self.key(py, name)? {
-                dict.set_item(key, value)?;
+                dict.set_item(key, latin1(py, field.value.of(bytes))?)?;
                 set += 1;
             } else {
                 underscored |= name.contains(&b'_');
             }
         }
         if head.authority.is_none() && dict.len() == before + set {
-            return Ok(underscored);
+            return Ok((underscored, false));
         }
         // Some field is repeated, or Host is the target's (RFC 9112, section 3.2.2).
         for (name, value) in head.joined_fields(bytes) {
@@ -511,60 +555,72 @@ impl Cache {
                 dict.set_item(key, latin1(py, &value)?)?;
             }
         }
-        Ok(underscored)
+        Ok((underscored, true))
     }
 
     fn key<'py>(&mut self, py: Python<'py>, name: &[u8]) -> PyResult<Option<Bound<'py, PyString>>> {
-        let slot = find(&mut self.names, NAME_SLOTS, name);
-        if let Some(Some(slot)) = slot.as_deref() {
-            if *slot.wire == *name {
-                return Ok(slot.text.as_ref().map(|text| text.bind(py).clone()));
+        if self.names.is_empty() {
+            self.names.resize_with(NAME_SLOTS, || None);
+        }
+        let slot = self.names.get_mut(hash(name) % NAME_SLOTS);
+        if let Some(Some(known)) = slot.as_deref() {
+            if *known.wire == *name {
+                return Ok(known.key.as_ref().map(|key| key.bind(py).clone()));
             }
         }
         let intern = |key: Vec<u8>| PyString::intern(py, &String::from_utf8_lossy(&key));
-        let text = key_of(name).map(intern);
-        keep(slot, name, text.clone().map(Bound::unbind));
-        Ok(text)
+        let key = key_of(name).map(intern);
+        if let (Some(slot), true) = (slot, name.len() <= CACHED_LENGTH) {
+            *slot = Some(Name {
+                wire: name.into(),
+                key: key.clone().map(Bound::unbind),
+            });
+        }
+        Ok(key)
+    }
+}
+
+impl Known {
+    /// A copy with the values of a head.
+    fn copy<'py>(
+        &mut self,
+        py: Python<'py>,
+        head: &Head,
+        bytes: &[u8],
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let missing = head.same & !self.values;
+        if missing != 0 {
+            self.set_values(self.dict.bind(py), head, bytes, missing)?;
+            self.values |= missing;
+        }
+        let dict = self.dict.bind(py).copy()?;
+        self.set_values(&dict, head, bytes, head.every_field() & !head.same)?;
+        Ok(dict)
     }
 
-    fn value<'py>(&mut self, py: Python<'py>, value: &[u8]) -> PyResult<Bound<'py, PyString>> {
-        if value.len() > CACHED_LENGTH {
-            return latin1(py, value);
-        }
-        let slot = find(&mut self.values, VALUE_SLOTS, value);
-        if let Some(Some(Slot {
-            wire,
-            text: Some(text),
-        })) = slot.as_deref()
-        {
-            if **wire == *value {
-                return Ok(text.bind(py).clone());
+    /// Set the values of some fields: those that have a bit.
+    #[inline]
+    fn set_values(
+        &self,
+        dict: &Bound<'_, PyDict>,
+        head: &Head,
+        bytes: &[u8],
+        mut fields: u64,
+    ) -> PyResult<()> {
+        while fields != 0 {
+            let index = fields.trailing_zeros() as usize;
+            fields &= fields - 1;
+            if let (Some(field), Some(Some(key))) = (head.fields.get(index), self.keys.get(index)) {
+                dict.set_item(key, latin1(dict.py(), field.value.of(bytes))?)?;
             }
         }
-        let text = latin1(py, value)?;
-        keep(slot, value, Some(text.clone().unbind()));
-        Ok(text)
+        Ok(())
     }
 }
 
-fn find<'a>(
-    slots: &'a mut Vec<Option<Slot>>,
-    size: usize,
-    text: &[u8],
-) -> Option<&'a mut Option<Slot>> {
-    if slots.is_empty() {
-        slots.resize_with(size, || None);
-    }
-    slots.get_mut(hash(text) % size)
-}
-
-fn keep(slot: Option<&mut Option<Slot>>, wire: &[u8], text: Option<Py<PyString>>) {
-    if let (Some(slot), true) = (slot, wire.len() <= CACHED_LENGTH) {
-        *slot = Some(Slot {
-            wire: wire.into(),
-            text,
-        });
-    }
+/// Where what is kept for a head's fields has its place.
+fn slot_of(head: &Head) -> usize {
+    head.section_id as usize % KNOWN_SLOTS
 }
 
 #[cfg(test)]

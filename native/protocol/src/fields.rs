@@ -5,6 +5,9 @@ use crate::error::{self, ProtocolError};
 use crate::grammar::{self, trim_end, trim_start};
 use crate::head::{Field, Head, Span, Version};
 use crate::limits::Limits;
+use crate::lines::find_control;
+
+const CRLF: usize = 2;
 
 /// Returns where in a field line its name and its trimmed value are (RFC 9112, section 5).
 pub fn split_field(line: &[u8]) -> Result<Field, ProtocolError> {
@@ -24,6 +27,22 @@ pub fn split_field(line: &[u8]) -> Result<Field, ProtocolError> {
         name: Span::new(0, colon),
         value: Span::new(start, end),
     })
+}
+
+/// Reads the value of a field, from the byte after its colon at the offset `at`; returns where it is
+/// without the blanks around it, and where the next line begins.
+#[inline]
+pub fn read_value(bytes: &[u8], at: usize) -> Option<(Span, usize)> {
+    let value = trim_start(bytes.get(at..)?);
+    let end = find_control(value)?;
+    let (value, line_end) = value.split_at_checked(end)?;
+    let [b'\r', b'\n', ..] = line_end else {
+        return None;
+    };
+    let line_end = bytes.len().checked_sub(line_end.len())?;
+    let start = line_end.checked_sub(value.len())?;
+    let end = start.checked_add(trim_end(value).len())?;
+    Some((Span::new(start, end), line_end.checked_add(CRLF)?))
 }
 
 /// The fields that this parser acts on, as far as the lines read so far have them.
@@ -123,7 +142,20 @@ pub fn interpret(
     Ok(())
 }
 
-fn parse_content_length(value: &[u8], most: u64) -> Result<u64, ProtocolError> {
+/// Returns true if [`interpret`] says the same of a head in which a field has this value in the place
+/// of another one: the same but for the length of the body, which it reads of Content-Length.
+///
+/// Only for a head without Transfer-Encoding and Expect.
+pub fn may_differ(name: &[u8], value: &[u8]) -> bool {
+    match name.len() {
+        4 if name.eq_ignore_ascii_case(b"host") => grammar::is_host(value),
+        10 if name.eq_ignore_ascii_case(b"connection") => false,
+        _ => true,
+    }
+}
+
+/// Returns the length of a body from the value of Content-Length (RFC 9112, section 6.3).
+pub fn parse_content_length(value: &[u8], most: u64) -> Result<u64, ProtocolError> {
     if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
         return Err(error::BAD_LENGTH);
     }

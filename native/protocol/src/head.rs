@@ -116,11 +116,30 @@ pub struct Head {
     pub upgrade: bool,
     /// Whether a body follows. True for a chunked body too, which may turn out to be empty.
     pub body_expected: bool,
-    /// The number that a [`crate::FieldCache`] gave to these fields; 0 if they are not cached.
+    /// The number that a [`crate::FieldCache`] gave to fields of these names; 0 if it has none of them.
+    /// Two sections have different numbers, modulo 64 as well.
     pub section_id: u64,
+    /// A bit for each field, the lowest for the first one: whether its value is that of the section.
+    pub same: u64,
+    /// The offset at which the lines are those of the section, byte for byte; 0 if one is not.
+    pub(crate) section_at: usize,
 }
 
 impl Head {
+    /// Forgets the fields of the last head.
+    pub(crate) fn start_fields(&mut self) {
+        self.fields.clear();
+        self.section_id = 0;
+        self.same = 0;
+        self.section_at = 0;
+    }
+
+    /// Returns a bit for each field, as [`Head::same`] has one.
+    #[must_use]
+    pub fn every_field(&self) -> u64 {
+        bits(self.fields.len())
+    }
+
     /// Returns the target's path, not decoded; `/` if it is empty, `*` for `OPTIONS *`.
     #[must_use]
     pub fn path<'a>(&self, head: &'a [u8]) -> &'a [u8] {
@@ -194,6 +213,15 @@ impl Head {
             .iter()
             .filter(move |field| field.name.of(head).eq_ignore_ascii_case(name))
             .flat_map(move |field| members(field.value.of(head)))
+    }
+}
+
+/// Returns the lowest bits of a word, as many as asked for if it has as many.
+pub(crate) const fn bits(count: usize) -> u64 {
+    if count < u64::BITS as usize {
+        !(u64::MAX << count)
+    } else {
+        u64::MAX
     }
 }
 

@@ -84,6 +84,7 @@ pub struct Parser {
     /// well-formed; otherwise 0.
     well_formed: usize,
     eof: bool,
+    section: Option<u8>, // where a cache has the fields of the connection's last head
 }
 
 impl Default for Parser {
@@ -104,6 +105,7 @@ impl Parser {
             request_line: 0,
             well_formed: 0,
             eof: false,
+            section: None,
         }
     }
 
@@ -191,8 +193,8 @@ impl Parser {
         event
     }
 
-    /// Does what [`Parser::next_event`] does, but does not parse a field section again that
-    /// `cache` has. The result is the same with and without a cache.
+    /// Does what [`Parser::next_event`] does, but does not parse field lines again that `cache` has.
+    /// The result is the same with and without a cache.
     ///
     /// # Errors
     /// Those of [`Parser::next_event`].
@@ -205,8 +207,11 @@ impl Parser {
     ) -> Result<Event<'a>, ProtocolError> {
         if let (Position::Head { scan, .. }, false) = (&self.position, cache.is_empty()) {
             if scan.is_fresh() {
-                if let Some(size) = scan::read_cached_head(input, limits, head, cache) {
-                    self.position = Position::Length(0);
+                // A client sends the fields of its last request again.
+                let place = self.section.unwrap_or(cache.latest());
+                if let Some(size) = scan::read_cached_head(input, limits, head, cache, place) {
+                    self.position = Position::Length(head.content_length.unwrap_or(0));
+                    self.section = Some(place);
                     return Ok(Event::Request(input.take(size)));
                 }
             }
@@ -214,6 +219,9 @@ impl Parser {
         let event = self.next_event(input, limits, head)?;
         if let Event::Request(bytes) = event {
             cache.add(bytes, head);
+            if head.section_id > 0 {
+                self.section = Some(cache.latest());
+            }
         }
         Ok(event)
     }
@@ -228,6 +236,7 @@ impl Parser {
         }
         *self = Self {
             eof: self.eof,
+            section: self.section,
             ..Self::new()
         };
         Ok(())
@@ -246,7 +255,6 @@ impl Parser {
         (self.request_line, self.well_formed) = (scan.request_line(), scan.well_formed());
         if let Some(size) = found? {
             (self.request_line, self.well_formed) = (0, 0);
-            head.section_id = 0;
             self.position = match (head.chunked, head.content_length) {
                 (true, _) => Position::Chunked(ChunkedReader::new()),
                 (false, length) => Position::Length(length.unwrap_or(0)),

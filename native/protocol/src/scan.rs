@@ -6,8 +6,8 @@
 
 use crate::error::{self, ProtocolError};
 use crate::field_cache::FieldCache;
-use crate::fields::{KnownFields, interpret, split_field};
-use crate::grammar::{self, trim_end, trim_start};
+use crate::fields::{KnownFields, interpret, read_value, split_field};
+use crate::grammar;
 use crate::head::{Field, Head, Span, Version};
 use crate::input::Input;
 use crate::limits::Limits;
@@ -199,20 +199,21 @@ fn window<'a>(input: &Input<'a>, limits: &Limits) -> &'a [u8] {
     bytes.get(..most).unwrap_or(bytes)
 }
 
-/// Reads the head at the start of `input` if `cache` has its fields, and returns its size.
+/// Reads the head at the start of `input` if its fields have the names of the section at `place` of
+/// `cache`, and returns its size.
 pub fn read_cached_head(
     input: &Input<'_>,
     limits: &Limits,
     head: &mut Head,
     cache: &mut FieldCache,
+    place: u8,
 ) -> Option<usize> {
     let window = window(input, limits);
     let at = read_plain_request_line(window, head)?;
     if head.version != Version::Http11 {
         return None;
     }
-    let size = cache.look_up(window.get(at..)?, at, head)?;
-    at.checked_add(size)
+    cache.read(place, window, at, limits.body, head)
 }
 
 /// The length of a request line in origin-form, given that each version has eight bytes.
@@ -232,7 +233,7 @@ fn read_plain_head(
 ) -> Option<usize> {
     let mut at = read_plain_request_line(bytes, head)?;
     *known = KnownFields::default();
-    head.fields.clear();
+    head.start_fields();
     loop {
         let rest = bytes.get(at..)?;
         if let [b'\r', b'\n', ..] = rest {
@@ -242,28 +243,21 @@ fn read_plain_head(
             .iter()
             .position(|&byte| !grammar::is_token_byte(byte))?;
         let (name, after_name) = rest.split_at_checked(colon)?;
-        let [b':', value @ ..] = after_name else {
+        let [b':', ..] = after_name else {
             return None;
         };
         if name.is_empty() || head.fields.len() == limits.fields {
             return None;
         }
-        let value = trim_start(value);
-        let end = find_control(value)?;
-        let (value, line_end) = value.split_at_checked(end)?;
-        let [b'\r', b'\n', after @ ..] = line_end else {
-            return None;
-        };
-        let value_end = bytes.len().checked_sub(line_end.len())?;
-        let value_start = value_end.checked_sub(value.len())?;
-        let value_end = value_start.checked_add(trim_end(value).len())?;
+        let colon = at.checked_add(colon)?;
+        let (value, next) = read_value(bytes, colon.checked_add(1)?)?;
         let field = Field {
-            name: Span::new(at, at.checked_add(colon)?),
-            value: Span::new(value_start, value_end),
+            name: Span::new(at, colon),
+            value,
         };
         known.record(name, field.value);
         head.fields.push(field);
-        at = bytes.len().checked_sub(after.len())?;
+        at = next;
     }
 }
 
@@ -325,7 +319,7 @@ fn read_head(bytes: &[u8], head: &mut Head, known: &mut KnownFields) -> Result<(
     let (line, _) = bytes.split_at_checked(end).unwrap_or_default();
     request_line::parse(line, head)?;
     *known = KnownFields::default();
-    head.fields.clear();
+    head.start_fields();
     let mut at = end.saturating_add(CRLF);
     loop {
         let rest = bytes.get(at..).unwrap_or_default();
