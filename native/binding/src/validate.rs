@@ -3,7 +3,7 @@
 
 use crate::ffi::latin1_bytes;
 use crate::response_head::ResponseHead;
-use penstock_protocol::response::is_field_name;
+use penstock_protocol::response::{is_field_name, is_field_value};
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyString, PyTuple};
 
@@ -76,7 +76,7 @@ fn plain_fields<'py>(
             pair.get_borrowed_item(1).ok()?,
         );
         let (name, value) = (text(&name)?, text(&value)?);
-        if !is_field_name(name) || !value.iter().all(|&byte| is_field_byte(byte)) {
+        if !is_field_name(name) || !is_field_value(value) {
             return None;
         }
         if name.len() == 14 && name.eq_ignore_ascii_case(b"content-length") {
@@ -106,7 +106,7 @@ fn plain_code(status: &[u8]) -> Option<u16> {
             ones @ b'0'..=b'9',
             b' ',
             reason @ ..,
-        ] if reason.iter().all(|&byte| is_field_byte(byte)) => {
+        ] if is_field_value(reason) => {
             let digit = |byte: &u8| u16::from(byte & 0x0f);
             Some(digit(hundreds) * 100 + digit(tens) * 10 + digit(ones))
         }
@@ -122,11 +122,6 @@ fn plain_length(value: &[u8]) -> Option<u64> {
         byte.is_ascii_digit()
             .then(|| length * 10 + u64::from(byte & 0x0f))
     })
-}
-
-/// RFC 9110, section 5.5: field-content, with the obs-text that Latin-1 allows.
-fn is_field_byte(byte: u8) -> bool {
-    matches!(byte, b'\t' | b' '..=b'~' | 0x80..)
 }
 
 /// The fields of the connection, which are not the application's (RFC 9110, section 7.6.1).

@@ -2,6 +2,7 @@
 
 use crate::grammar;
 use crate::head::Version;
+use crate::lines::find_control;
 
 /// Ends a chunked body, without trailer fields (RFC 9112, section 7.1).
 pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
@@ -76,6 +77,13 @@ pub fn encode_framing(
 #[must_use]
 pub fn is_field_name(name: &[u8]) -> bool {
     grammar::is_token(name)
+}
+
+/// Returns true if a field may have this value, or a status line this reason: without control characters
+/// other than the tab (RFC 9110, section 5.5), with the obs-text that Latin-1 allows.
+#[must_use]
+pub fn is_field_value(value: &[u8]) -> bool {
+    find_control(value).is_none()
 }
 
 /// Appends the status line for `status` (`200 OK`), which has been checked before. Field lines and
