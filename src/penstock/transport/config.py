@@ -178,11 +178,11 @@ class TransportConfig:
     accept_batch: int = 64
     """Connections accepted in one turn, so that a burst of them does not hold up the others."""
     first_reads: int = 64
-    """How many connections may be read from as soon as they are accepted, before it is known whether
-    their requests have come; one whose request has come allows two more, up to this number.
-    Otherwise one of so many is.
+    """How many connections may be read from as soon as they are accepted, before it is known
+    whether anything has come. One on which something has come allows two more, up to this number.
+    Where no more are allowed, one connection of this number is read from all the same.
 
-    So a flood of clients that send nothing costs no more calls than without such reads.
+    So clients that send nothing cost no more calls than without such reads.
     """
     max_backlog: int = 65535
     """The most connections that an accept queue can hold."""

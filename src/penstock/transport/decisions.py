@@ -67,10 +67,10 @@ def accept_step(config: TransportConfig, alone: bool, deferrals: int, in_vain: i
 def reads_at_once(config: TransportConfig, credit: int, number: int) -> bool:
     """Return True if a connection that was just accepted is read from at once.
 
-    Most clients send their request with the connection. It saves two calls for each, where the
-    connection ends with the response, if the selector never learns of it. ``credit`` is how many such
-    reads may begin before one has found something, ``number`` counts the connections. Without
-    credit some are tried all the same: other clients may have come.
+    Many clients send their request with the connection. Where it ends with the response, it need
+    not be watched at all. ``credit`` is how many such reads may begin before one has found
+    something, ``number`` counts the connections. Without credit some are tried all the same: other
+    clients may have come.
     """
     return credit > 0 or number % config.first_reads == 0
 

@@ -601,7 +601,8 @@ class Loop:
         """
         credit = self._first_read_credit
         for connection in self._unwatched:
-            if connection.phase is not READING or connection.requests or connection.awaited is not IDLE:
+            begun = connection.requests or connection.awaited is not IDLE
+            if begun or connection.phase is not READING:
                 credit = first_read_credit(self.config, credit, found=True)
             if connection.phase is READING or connection.phase is HANDED_OUT:
                 self._begin_to_watch(connection)
