@@ -773,8 +773,8 @@ class Connection:
                 exchange.plain = False
                 if exchange.first_byte_at is None:
                     exchange.first_byte_at = time.monotonic()
-        self.fate = exchange.fate
-        if self.fate is CLOSE:
+        fate = self.fate = exchange.fate
+        if fate is CLOSE:
             request = exchange.request
             last = not (request.keep_alive or request.body_expected)
             self.is_last = last and exchange.websocket is None
@@ -784,7 +784,7 @@ class Connection:
         # The leader need not hurry where the client's next request is what wakes it up anyway.
         # Looked at only now: it may just have stopped to watch for that request.
         if (
-            self.fate is not KEEP
+            fate is not KEEP
             or self.watched != EVENT_READ
             or self.parser.buffer.data
             or unsent
