@@ -47,7 +47,7 @@ INSTRUCTIONS: Mapping[tuple[str, str], Bound] = {
     ("native", "hello"): Bound(22_470, 16_300),
     ("native", "varied"): Bound(41_218, 21_600),
     ("native", "generator"): Bound(46_720, 18_500),
-    ("native", "a connection each"): Bound(27_963, 25_900),
+    ("native", "a connection each"): Bound(27_963, 24_700),
     ("native", "Flask"): Bound(357_836, 336_000),
     ("native", SHARE): Bound(41_015, 18_000),
     ("native", "hello over TLS"): Bound(None, 25_400),
@@ -56,7 +56,7 @@ INSTRUCTIONS: Mapping[tuple[str, str], Bound] = {
     ("python", "hello"): Bound(121_354, 129_000),
     ("python", "varied"): Bound(207_927, 227_500),
     ("python", "generator"): Bound(138_816, 158_900),
-    ("python", "a connection each"): Bound(277_430, 334_000),
+    ("python", "a connection each"): Bound(277_430, 309_000),
     ("python", "Flask"): Bound(453_804, 468_000),
 }
 """By transport and request, with CPython 3.11. 0.1.0 had neither TLS nor --static."""
@@ -64,7 +64,7 @@ SYSTEM_CALLS: Mapping[tuple[str, str], Bound] = {
     ("native", "hello"): Bound(2.09, 2.11),
     ("native", "varied"): Bound(2.09, 2.11),
     ("native", "generator"): Bound(3.10, 3.11),
-    ("native", "a connection each"): Bound(8.10, 8.15),
+    ("native", "a connection each"): Bound(8.10, 4.15),
     ("native", "Flask"): Bound(2.10, 2.11),
     ("native", "hello over TLS"): Bound(None, 2.11),
     ("native", "hello beside --static"): Bound(None, 2.11),
@@ -72,7 +72,7 @@ SYSTEM_CALLS: Mapping[tuple[str, str], Bound] = {
     ("python", "hello"): Bound(2.06, 2.11),
     ("python", "varied"): Bound(2.06, 2.11),
     ("python", "generator"): Bound(3.06, 3.11),
-    ("python", "a connection each"): Bound(10.09, 10.20),
+    ("python", "a connection each"): Bound(10.09, 6.15),
     ("python", "Flask"): Bound(2.06, 2.11),
 }
 """A read and a write, and a share of what the requests of a batch have in common."""

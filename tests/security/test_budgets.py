@@ -81,7 +81,7 @@ def test_connections_that_only_linger_make_room_before_all_others(transport: str
     lingers: dict[str, Any] = {"linger_seconds": 60.0, "linger_idle_seconds": 60.0}
     config = {"max_connections": 3, "keep_alive": 0.2, **lingers, **SOON}
     with serving(Recorder(), transport, threads=2, **config) as server, ExitStack() as clients:
-        begun = [get(), get("/", "Connection: close"), b"bad\r\n\r\n"]
+        begun = [get(), post(b"x", "Connection: close"), b"bad\r\n\r\n"]
         lingering = hold(server, clients, *begun)
         for client, status in zip(lingering, (200, 200, 400), strict=True):
             assert client.read_response().status == status

@@ -68,6 +68,23 @@ TABLE: dict[str, list[tuple[Sequence[Value], float]]] = {
         ((0.0, 5, None), True),
         ((0.0, 0, 5), False),
     ],
+    # How many first reads may begin, which connection it is.
+    "reads_at_once": [
+        ((64, 1), True),
+        ((1, 63), True),
+        ((0, 63), False),  # clients send nothing with the connection
+        ((0, 64), True),  # but others may have come
+        ((0, 65), False),
+    ],
+    # How many first reads may begin, whether one has found something.
+    "first_read_credit": [
+        ((64, False), 63),
+        ((0, False), 0),  # the one that was tried without credit
+        ((0, True), 2),
+        ((61, True), 63),
+        ((63, True), 64),
+        ((64, True), 64),
+    ],
     # Whether no other worker serves, how often it left connections to others, how often it had to
     # take them all the same.
     "accept_step": [
@@ -245,6 +262,17 @@ TABLE: dict[str, list[tuple[Sequence[Value], float]]] = {
         ((False, None, 5), False),  # a chunked body
         ((True, 1, 1), False),  # it may never come
         ((True, 1, 0), False),
+    ],
+    # Whether the client asked for the close in a request without a body, how many requests there
+    # were, whether it has sent more, bytes of the response's body, whether there is TLS.
+    "lingers": [
+        ((True, 1, False, 0, False), False),
+        ((True, 1, False, 12 * 1024, False), False),
+        ((True, 1, False, 12 * 1024 + 1, False), True),  # some may not have left yet
+        ((False, 1, False, 10, False), True),
+        ((True, 2, False, 10, False), True),  # a response before may not have left yet
+        ((True, 1, True, 10, False), True),
+        ((True, 1, False, 10, True), True),
     ],
     # Now, when lingering began, whether the transport drains.
     "linger_deadline": [

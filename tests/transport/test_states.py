@@ -145,8 +145,13 @@ def kept(scene: Scene) -> None:
 
 
 def closed(scene: Scene) -> None:
-    scene.send(get("/", *LAST))
+    scene.send(get("/", *LAST) + b"more")
     scene.end()
+
+
+def closed_at_once(scene: Scene) -> None:
+    scene.client.connection.unwatched = True  # as one whose request came with the connection
+    scene.send(get("/", *LAST))
 
 
 def flushed_and_kept(scene: Scene) -> None:
@@ -218,6 +223,7 @@ SCENES: dict[Callable[[Scene], None], str] = {
     idle_for_too_long: "READING LINGERING",
     kept: "READING HANDED_OUT ANSWERED READING",
     closed: "READING HANDED_OUT ANSWERED LINGERING CLOSED",
+    closed_at_once: "READING HANDED_OUT ANSWERED CLOSED",
     flushed_and_kept: "READING HANDED_OUT ANSWERED FLUSHING READING",
     flushed_and_closed: "READING HANDED_OUT ANSWERED FLUSHING LINGERING",
     flushed_and_discarded: "READING HANDED_OUT ANSWERED FLUSHING DISCARDING",

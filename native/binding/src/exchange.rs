@@ -334,6 +334,7 @@ impl Exchange {
         }
         let connection = Arc::clone(&self.request_body.connection);
         let mut state = connection.lock();
+        state.exchange.body_sent = self.body_sent;
         // Logged when it is known how it ended. The leader, which sends the rest, may have found
         // already that the client is gone.
         let later = is_sent_later(&state.output, reason);

@@ -114,6 +114,8 @@ pub fn take_stream(slf: &Bound<'_, Exchange>) -> PyResult<ClientStream> {
     let mut state = connection.lock();
     responding::uncork(&connection, &mut state); // what waited is an earlier response
     state.exchange.fate.worsen(Fate::Close);
+    state.exchange.is_last = false; // its client goes on sending
+    state.unwatched = false;
     let early = std::mem::take(&mut state.carry);
     drop(state);
     // The relay has a poller of its own: for each message the leader would wake in vain.

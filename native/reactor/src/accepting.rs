@@ -157,6 +157,8 @@ impl AcceptBalancing {
 pub struct Accepting {
     acceptors: Vec<Acceptor>,
     balancing: AcceptBalancing,
+    /// What was accepted, for the event loop to take.
+    pub accepted: Vec<Arc<Connection>>,
     /// Some listener is open.
     pub listening: bool,
     /// The transport drains: what waits in the accept queues is served.
@@ -170,6 +172,7 @@ impl Accepting {
         Accepting {
             acceptors,
             balancing: AcceptBalancing::default(),
+            accepted: Vec::new(),
             listening: true,
             drain_begun: false,
             handshakes_until: 0,
@@ -271,10 +274,11 @@ impl Accepting {
                         continue; // it closes
                     }
                     let stream = Box::new(PlainStream::new(socket, peer, &shared.scoreboard));
-                    match acceptor.tls {
-                        false => shared.add(stream, index, now),
+                    let connection = match acceptor.tls {
+                        false => Some(shared.add(stream, index, now)),
                         true => handshaking::begin(shared, stream, index, now),
-                    }
+                    };
+                    self.accepted.extend(connection);
                 }
                 Err(error) => match error.raw_os_error() {
                     Some(libc::EAGAIN) => {

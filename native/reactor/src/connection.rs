@@ -105,6 +105,8 @@ pub struct ConnectionState {
     /// What is carried has not been looked at for the request that begins with it.
     pub left_over: bool,
     pub input: Input,
+    /// The poller does not watch it yet: it was accepted after the last poll.
+    pub unwatched: bool,
     /// When the client ended its side, as far as an event has reported.
     pub ended: Option<Nanos>,
     pub since: Nanos, // when `awaited` changed, or the lingering began
@@ -210,6 +212,7 @@ impl Connection {
                 carry: Carry::default(),
                 left_over: false,
                 input: Input::Drained,
+                unwatched: false,
                 ended: None,
                 since: now,
                 requests: 0,

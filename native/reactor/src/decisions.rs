@@ -41,6 +41,21 @@ pub fn accept_step(options: &Options, alone: bool, deferrals: u32, in_vain: u32)
     }
 }
 
+/// Return true if a connection that was just accepted is read from at once; `credit` is how many such
+/// reads may begin, `number` counts the connections.
+pub fn reads_at_once(options: &Options, credit: u64, number: u64) -> bool {
+    credit > 0 || number % options.first_reads == 0
+}
+
+/// Return how many such reads may begin after another one has begun, or has `found` something.
+pub fn first_read_credit(options: &Options, credit: u64, found: bool) -> u64 {
+    if found {
+        options.first_reads.min(credit + 2)
+    } else {
+        credit.saturating_sub(1)
+    }
+}
+
 /// Return for how long the leader works off the events of a poll, until it polls again.
 pub fn turn(options: &Options, found: usize) -> Nanos {
     if found > options.turn_events {
@@ -300,6 +315,19 @@ pub fn keeps_connection(
     !continue_owed && remaining.is_some_and(|remaining| remaining <= arrived.min(discard_bytes))
 }
 
+/// Return true if a connection lingers whose response has been sent. `last` is whether the client asked
+/// for the close, in a request without a body.
+pub fn lingers(
+    options: &Options,
+    last: bool,
+    requests: u64,
+    unread: bool,
+    sent: u64,
+    secure: bool,
+) -> bool {
+    !last || requests != 1 || unread || sent > options.unlingered_bytes || secure
+}
+
 /// Return when a connection that lingers since `since` is closed if nothing arrives.
 pub fn linger_deadline(options: &Options, now: Nanos, since: Nanos, draining: bool) -> Nanos {
     let idle = if draining {
@@ -367,6 +395,8 @@ pub fn decide(options: &Options, name: &str, given: &[Option<f64>]) -> Option<f6
             number(accepts_into_queue(options, time(0), whole(1), fewest))
         }
         "accept_step" => accept_step(options, flag(0), small(1), small(2)) as f64,
+        "reads_at_once" => number(reads_at_once(options, whole(0), whole(1))),
+        "first_read_credit" => first_read_credit(options, whole(0), flag(1)) as f64,
         "evicted" => evicted(whole(0) as usize) as f64,
         "eviction_key" => {
             let holding = match whole(0) {
@@ -436,6 +466,14 @@ pub fn decide(options: &Options, name: &str, given: &[Option<f64>]) -> Option<f6
                 whole(2),
             ))
         }
+        "lingers" => number(lingers(
+            options,
+            flag(0),
+            whole(1),
+            flag(2),
+            whole(3),
+            flag(4),
+        )),
         "linger_deadline" => seconds(linger_deadline(options, time(0), time(1), flag(2))),
         "drain_patience" => seconds(drain_patience(options, flag(0))),
         "next_share" => f64::from(next_share(whole(0) as u8, flag(1))),

@@ -18,9 +18,10 @@ use crate::request::{Ready, Waiting};
 use crate::scoreboard::POLLED;
 use crate::shared::Shared;
 use crate::slow_readers::SlowReaders;
-use crate::states::Phase;
+use crate::states::{Input, Phase};
 use crate::sys::{self, MILLISECOND, Nanos};
 use crate::unserved;
+use penstock_protocol::State;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -61,6 +62,8 @@ pub struct EventLoop {
     pub batch: VecDeque<Item>,
     /// The same, of connections, once a turn has lasted for too long.
     remainder: Remainder,
+    /// Connections that the poller watches from the next poll on, by their tokens.
+    unwatched: Vec<Token>,
     slow_readers: SlowReaders,
     events: Events,
     polled_at: Nanos,
@@ -72,10 +75,11 @@ impl EventLoop {
     pub fn new(shared: &Shared, acceptors: Vec<Acceptor>) -> Self {
         let now = sys::monotonic();
         let mut event_loop = EventLoop {
-            leader: LeaderState::new(shared.options.receive_bytes, now),
+            leader: LeaderState::new(&shared.options, now),
             accepting: Accepting::new(acceptors),
             batch: VecDeque::new(),
             remainder: Remainder::default(),
+            unwatched: Vec::new(),
             slow_readers: SlowReaders::default(),
             events: Events::default(),
             polled_at: now,
@@ -240,6 +244,7 @@ impl EventLoop {
 
     /// Poll; return whether there is something to do.
     fn poll(&mut self, shared: &Shared, leader: Leader) -> bool {
+        self.watch_accepted(shared);
         shared.inbox.polling.set(true);
         let behind = !self.batch.is_empty() || !self.remainder.is_empty();
         let pending = behind
@@ -321,6 +326,36 @@ impl EventLoop {
         Some(next.saturating_sub(sys::monotonic()))
     }
 
+    /// Take what was accepted. `at_once` has it read from in this turn: a client that sends its request
+    /// with the connection may have its answer, and the end, before the poller would watch it.
+    fn take_accepted(&mut self, shared: &Shared, at_once: bool) {
+        for connection in self.accepting.accepted.drain(..) {
+            let mut state = connection.lock();
+            state.unwatched = true;
+            self.unwatched.push(connection.token);
+            let credit = self.leader.first_read_credit;
+            let reads = at_once
+                && state.phase == Phase::Reading
+                && decisions::reads_at_once(&shared.options, credit, connection.number);
+            if reads {
+                self.leader.note_first_read(&shared.options, false);
+                state.input = Input::Possible;
+                state.queued = true;
+                drop(state);
+                self.batch.push_back(Item::Proceed(connection));
+            }
+        }
+    }
+
+    /// Have the poller watch what was accepted since the last poll, and is still there. What has come
+    /// by now it reports as if that came later.
+    fn watch_accepted(&mut self, shared: &Shared) {
+        self.take_accepted(shared, false);
+        let leader = &mut self.leader;
+        self.unwatched
+            .retain(|token| !self::watch(shared, leader, *token));
+    }
+
     #[inline(always)]
     fn handle(&mut self, shared: &Shared, item: Item) -> Option<Ready> {
         let connection = match &item {
@@ -330,6 +365,9 @@ impl EventLoop {
                     Some(index) => {
                         let most = shared.options.accept_batch;
                         let _ = self.accepting.accept(shared, self.leader.now, index, most);
+                        // Behind those that wait already where a turn was not enough.
+                        let at_once = self.remainder.is_empty();
+                        self.take_accepted(shared, at_once);
                         return None;
                     }
                     None => shared.find(token)?, // else the event was older than the closing
@@ -428,6 +466,7 @@ impl EventLoop {
         }
         self.leader.deferred.clear();
         self.remainder = Remainder::default();
+        self.unwatched.clear();
         self.slow_readers = SlowReaders::default();
         if before {
             return;
@@ -456,6 +495,31 @@ impl Item {
                 .is_some_and(|found| found.is_heavy()),
         }
     }
+}
+
+/// Have the poller watch a connection; return false if that has to be done later.
+fn watch(shared: &Shared, leader: &mut LeaderState, token: Token) -> bool {
+    let Some(connection) = shared.find(token) else {
+        leader.note_first_read(&shared.options, true); // or it would not be closed by now
+        return true;
+    };
+    let mut state = connection.lock();
+    if state.requests > 0 || state.awaited != State::Idle {
+        leader.note_first_read(&shared.options, true);
+    }
+    let Some(descriptor) = connection.stream.descriptor().filter(|_| state.unwatched) else {
+        return true;
+    };
+    if shared.poller.add(descriptor, token).is_ok() {
+        state.unwatched = false;
+        return true;
+    }
+    // There is no memory for it.
+    let in_use = matches!(state.phase, Phase::HandedOut | Phase::Answered);
+    if !in_use {
+        closing::close(&connection, shared, &mut state);
+    }
+    !in_use
 }
 
 /// Confine a defect of ours to the connection that met it.

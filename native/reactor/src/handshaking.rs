@@ -21,10 +21,14 @@ const LATE: &str = "it took too long (setting: tls_handshake_timeout)";
 
 /// Take in a client that speaks TLS. Without certificates, which are there before anything is
 /// accepted, it is closed.
-pub fn begin(shared: &Shared, stream: Box<dyn Stream>, listener: usize, now: Nanos) {
-    if let Some(tls) = shared.tls() {
-        shared.add(tls.secure(stream), listener, now);
-    }
+pub fn begin(
+    shared: &Shared,
+    stream: Box<dyn Stream>,
+    listener: usize,
+    now: Nanos,
+) -> Option<Arc<Connection>> {
+    let tls = shared.tls()?;
+    Some(shared.add(tls.secure(stream), listener, now))
 }
 
 /// Begin the handshake behind what a proxy has said. It goes on in the connection's next turn, without

@@ -1,6 +1,8 @@
 //! What a leader works with, and what kinds of leaders there are.
 
 use crate::connection::{Connection, ConnectionState};
+use crate::decisions;
+use crate::options::Options;
 use crate::sys::Nanos;
 use penstock_protocol::{FieldCache, Head, HeadCopy};
 use std::collections::VecDeque;
@@ -82,6 +84,8 @@ pub struct LeaderState {
     pub read: Box<ReadBuffers>,
     /// What fields mean that clients send again and again.
     pub field_cache: FieldCache,
+    /// See `decisions::reads_at_once`.
+    pub first_read_credit: u64,
     /// With more to do than their turn allowed: they go on with what the next poll brings.
     pub deferred: VecDeque<Arc<Connection>>,
     /// What becomes ready waits for a thread: all are with the application.
@@ -89,8 +93,8 @@ pub struct LeaderState {
 }
 
 impl LeaderState {
-    /// `read_bytes` is the size of its read buffer.
-    pub fn new(read_bytes: usize, now: Nanos) -> Self {
+    pub fn new(options: &Options, now: Nanos) -> Self {
+        let read_bytes = options.receive_bytes;
         LeaderState {
             now,
             turn_ends: Nanos::MAX, // the first poll sets it
@@ -98,9 +102,16 @@ impl LeaderState {
             receive_bytes: read_bytes,
             read: Box::new(ReadBuffers::new(read_bytes)),
             field_cache: FieldCache::default(),
+            first_read_credit: options.first_reads,
             deferred: VecDeque::new(),
             queues: false,
         }
+    }
+
+    /// Note that a first read begins, or has `found` something.
+    pub fn note_first_read(&mut self, options: &Options, found: bool) {
+        let credit = &mut self.first_read_credit;
+        *credit = decisions::first_read_credit(options, *credit, found);
     }
 
     /// Have the connection go on after the next poll: it has had its turn.

@@ -2,6 +2,7 @@
 
 use crate::closing;
 use crate::connection::{Connection, ConnectionState};
+use crate::decisions;
 use crate::exchange::ExchangeState;
 use crate::leader::LeaderState;
 use crate::shared::Shared;
@@ -37,7 +38,7 @@ pub fn give_back(
     !quiet
 }
 
-/// Go on to the next request, or linger, once all of the response is with the kernel.
+/// Go on to the next request, or end the connection, once all of the response is with the kernel.
 pub fn after_response(
     connection: &Arc<Connection>,
     shared: &Shared,
@@ -51,9 +52,21 @@ pub fn after_response(
         }
         return;
     }
-    // Even where the client has said that it sends no more: old ones send a CRLF behind a body,
-    // and one stray byte would reset the connection under the response.
-    closing::linger(connection, shared, leader, state);
+    let unread =
+        state.left_over || state.input.is_possible() || !state.carry.remaining().is_empty();
+    let lingers = decisions::lingers(
+        &shared.options,
+        state.exchange.is_last,
+        state.requests,
+        unread,
+        state.exchange.body_sent,
+        connection.stream.is_secure(),
+    );
+    if lingers {
+        closing::linger(connection, shared, leader, state);
+    } else {
+        closing::close(connection, shared, state);
+    }
 }
 
 /// Make ready for the next request, once the current one is answered.

@@ -426,6 +426,7 @@ fn parse(
                     *now
                 };
                 exchange.head_at = *now;
+                exchange.is_last = !head.keep_alive && !head.body_expected;
                 if let Some(trace) = trace {
                     trace.head_received(input.remaining().len());
                 }

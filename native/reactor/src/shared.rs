@@ -497,20 +497,13 @@ impl Shared {
         (connection.token == token).then(|| Arc::clone(connection))
     }
 
-    /// Take a new connection in.
-    pub fn add(&self, stream: Box<dyn Stream>, listener: usize, now: Nanos) {
+    /// Take a new connection in. The poller does not watch it yet.
+    pub fn add(&self, stream: Box<dyn Stream>, listener: usize, now: Nanos) -> Arc<Connection> {
         let number = self.accepted.fetch_add(1, Ordering::Relaxed) + 1;
         let peer = stream.peer();
         let mut registry = lock(&self.registry);
         let token = registry.reserve();
-        let watched = stream
-            .descriptor()
-            .map_or(Ok(()), |it| self.poller.add(it, token));
-        if watched.is_err() {
-            registry.free.push(slot(token) as u32);
-            return; // no memory for it: the socket closes
-        }
-        let connection = Connection::new(
+        let connection = Arc::new(Connection::new(
             &self.options,
             self.unsent.clone(),
             self.draining.get(),
@@ -519,9 +512,9 @@ impl Shared {
             listener,
             number,
             now,
-        );
+        ));
         if let Some(place) = registry.slots.get_mut(slot(token)) {
-            *place = Some(Arc::new(connection));
+            *place = Some(Arc::clone(&connection));
         }
         if !self.options.awaits_proxy(listener, peer) {
             self.count_client(peer, true);
@@ -529,6 +522,7 @@ impl Shared {
         let connections = self.connections.fetch_add(1, Ordering::Relaxed) + 1;
         self.scoreboard.set(CONNECTIONS, connections);
         self.scoreboard.set(ACCEPTED, number);
+        connection
     }
 
     /// Give up a connection that is about to be closed.

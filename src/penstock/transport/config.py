@@ -177,6 +177,13 @@ class TransportConfig:
 
     accept_batch: int = 64
     """Connections accepted in one turn, so that a burst of them does not hold up the others."""
+    first_reads: int = 64
+    """How many connections may be read from as soon as they are accepted, before it is known
+    whether anything has come. One on which something has come allows two more, up to this number.
+    Where no more are allowed, one connection of this number is read from all the same.
+
+    So clients that send nothing cost no more calls than without such reads.
+    """
     max_backlog: int = 65535
     """The most connections that an accept queue can hold."""
     accept_pause_seconds: float = 0.5
@@ -277,6 +284,11 @@ class TransportConfig:
     """A lingering connection on which nothing arrives for this long is closed before that."""
     linger_bytes: int = 256 * 1024 * 1024
     """How much a lingering connection may still send: with more, its client is no late reader."""
+    unlingered_bytes: int = 12 * 1024
+    """A body up to this size has left with its head when a connection closes without lingering.
+
+    TCP sends ten segments before the client has acknowledged any (RFC 6928).
+    """
     drain_head_seconds: float = 2.0
     """How long a draining transport waits at least for the rest of a head that has begun.
 

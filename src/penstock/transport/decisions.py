@@ -64,6 +64,25 @@ def accept_step(config: TransportConfig, alone: bool, deferrals: int, in_vain: i
     return 1 << min(in_vain, config.balance_doublings)
 
 
+def reads_at_once(config: TransportConfig, credit: int, number: int) -> bool:
+    """Return True if a connection that was just accepted is read from at once.
+
+    Many clients send their request with the connection. Where it ends with the response, it need
+    not be watched at all. ``credit`` is how many such reads may begin before one has found
+    something, ``number`` counts the connections. Without credit some are tried all the same: other
+    clients may have come.
+    """
+    return credit > 0 or number % config.first_reads == 0
+
+
+def first_read_credit(config: TransportConfig, credit: int, *, found: bool) -> int:
+    """Return how many such reads may begin after another one has begun, or has ``found`` something.
+
+    One that finds something pays for itself, and for another one that does not.
+    """
+    return min(config.first_reads, credit + 2) if found else max(0, credit - 1)
+
+
 # -- the target of a request ----------------------------------------------------------------------
 
 
@@ -416,6 +435,23 @@ def keeps_connection(
     if continue_owed or remaining is None:
         return False
     return remaining <= min(arrived, config.discard_bytes)
+
+
+def lingers(
+    config: TransportConfig, last: bool, requests: int, unread: bool, sent: int, secure: bool
+) -> bool:
+    """Return True if a connection lingers whose response has been sent; otherwise it is closed.
+
+    If the kernel holds or gets input after the closing, it sends RST, and drops what the client has
+    not acknowledged (RFC 9112, section 9.6). A client that asked for the close sends nothing behind
+    that request, by the same section. So the connection is closed at once where nothing else is at
+    stake. ``last`` is whether the client asked for the close, in a request without a body: old
+    clients send CRLF behind one. ``requests`` is how many the connection had, since responses to
+    earlier ones may be on their way. ``unread`` is whether the client is known to have sent more,
+    ``sent`` how many bytes the response's body has: no more than what has left by now. ``secure``
+    is whether TLS ends the stream, which is more than to close it.
+    """
+    return not last or requests != 1 or unread or sent > config.unlingered_bytes or secure
 
 
 def linger_deadline(config: TransportConfig, now: float, since: float, draining: bool) -> float:

@@ -92,7 +92,7 @@ TRANSITIONS: dict[Phase, dict[Phase, str]] = {
         DISCARDING: "the same, with a short rest of the request's body unread",
         FLUSHING: "some of the response is not sent yet",
         LINGERING: "all is sent, and the connection is closed",
-        CLOSED: "reset: the response is incomplete",
+        CLOSED: "the same, with nothing to linger for; reset: the response is incomplete",
     },
     FLUSHING: {
         READING: "all is sent, and the connection is kept",

@@ -342,6 +342,7 @@ pub fn options() -> Options {
         few_events_turn: Nanos::MAX,
         shared_turn: Nanos::MAX,
         accept_batch: 64,
+        first_reads: 64,
         max_backlog: 65_535,
         accept_pause: SECOND / 2,
         evict_idle: SECOND,
@@ -368,6 +369,7 @@ pub fn options() -> Options {
         linger: 10 * SECOND,
         linger_idle: 2 * SECOND,
         linger_bytes: 256 * 1024 * 1024,
+        unlingered_bytes: 12 * 1024,
         drain_head: 2 * SECOND,
         drain_handshake: SECOND,
         drain_sweep: 50 * MILLISECOND,
@@ -441,17 +443,9 @@ impl Bench {
     pub fn connect_by(&mut self, make: impl FnOnce(Box<dyn Stream>) -> Box<dyn Stream>) -> Client {
         let pair = Arc::new(Pair::default());
         lock(&pair.ends).room = usize::MAX;
-        let before: Vec<Token> = self
-            .shared
-            .connections()
-            .iter()
-            .map(|it| it.token)
-            .collect();
         let stream = Box::new(BufferStream(Arc::clone(&pair)));
-        self.shared.add(make(stream), 0, crate::sys::monotonic());
-        let all = self.shared.connections();
-        let mut added = all.iter().filter(|it| !before.contains(&it.token));
-        let connection = Arc::clone(added.next().unwrap());
+        let now = crate::sys::monotonic();
+        let connection = self.shared.add(make(stream), 0, now);
         Client {
             pair,
             token: connection.token,

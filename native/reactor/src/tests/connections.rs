@@ -16,6 +16,8 @@ use std::sync::Arc;
 
 const GET: &[u8] = b"GET /get HTTP/1.1\r\nHost: a\r\n\r\n";
 const LAST: &[u8] = b"GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+const LAST_WITH_BODY: &[u8] =
+    b"POST /last HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nConnection: close\r\n\r\nx";
 const CHECK: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n";
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
@@ -56,7 +58,7 @@ fn refusals(bench: &Bench) -> Vec<u16> {
 fn rfc9112_9_6_a_connection_is_closed_for_writing_first_and_then_read_from() {
     let mut bench = Bench::new(options());
     let client = bench.connect();
-    serve(&mut bench, &client, LAST);
+    serve(&mut bench, &client, LAST_WITH_BODY);
     assert!(client.is_shut() && !client.is_closed());
     bench.send(&client, b"more that is not read");
     assert!(!client.is_closed());
@@ -68,7 +70,7 @@ fn rfc9112_9_6_a_connection_is_closed_for_writing_first_and_then_read_from() {
 fn a_lingering_connection_on_which_nothing_arrives_is_closed_after_a_while() {
     let mut bench = Bench::new(options());
     let client = bench.connect();
-    serve(&mut bench, &client, LAST);
+    serve(&mut bench, &client, LAST_WITH_BODY);
     bench.pass(options().linger_idle - 1);
     assert!(!client.is_closed());
     bench.pass(options().sweep_interval + 1);
@@ -79,7 +81,7 @@ fn a_lingering_connection_on_which_nothing_arrives_is_closed_after_a_while() {
 fn a_client_that_goes_on_sending_is_lingered_for_a_bounded_time() {
     let mut bench = Bench::new(options());
     let client = bench.connect();
-    serve(&mut bench, &client, LAST);
+    serve(&mut bench, &client, LAST_WITH_BODY);
     let mut passed = 0;
     while !client.is_closed() {
         assert!(passed <= options().linger + 2 * SECOND);
@@ -97,11 +99,42 @@ fn a_client_that_sends_without_end_is_lingered_for_a_bounded_number_of_bytes() {
         ..options()
     });
     let client = bench.connect();
-    serve(&mut bench, &client, LAST);
+    serve(&mut bench, &client, LAST_WITH_BODY);
     bench.send(&client, &vec![b'x'; 1_000_000]);
     assert!(!client.is_closed());
     bench.send(&client, b"x");
     assert!(client.is_closed());
+}
+
+#[test]
+fn rfc9112_9_6_a_client_that_asked_for_the_close_is_closed_where_nothing_can_be_lost() {
+    let mut bench = Bench::new(options());
+    let client = bench.connect();
+    serve(&mut bench, &client, LAST);
+    assert!(client.is_closed() && !client.is_reset());
+}
+
+#[test]
+fn a_client_that_has_sent_more_than_its_last_request_is_lingered() {
+    let mut bench = Bench::new(options());
+    let client = bench.connect();
+    serve(&mut bench, &client, &[LAST, b"x"].concat());
+    assert!(client.is_shut() && !client.is_closed());
+    let later = bench.connect();
+    bench.send(&later, LAST);
+    let waiting = bench.take();
+    bench.send(&later, b"x");
+    bench.answer(&waiting, OK);
+    assert!(later.is_shut() && !later.is_closed());
+}
+
+#[test]
+fn a_connection_that_had_another_response_is_lingered() {
+    let mut bench = Bench::new(options());
+    let client = bench.connect();
+    serve(&mut bench, &client, GET);
+    serve(&mut bench, &client, LAST);
+    assert!(client.is_shut() && !client.is_closed());
 }
 
 // -- deadlines ----------------------------------------------------------------------------------

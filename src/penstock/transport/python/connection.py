@@ -33,6 +33,7 @@ from penstock.transport.decisions import (
     accepts_scheme,
     drain_patience,
     linger_deadline,
+    lingers,
     streams_body,
 )
 from penstock.transport.log_lines import (
@@ -60,6 +61,7 @@ from penstock.transport.spool import BodySpool, no_room
 from penstock.transport.states import (
     ANSWERED,
     AWAITING_PROXY,
+    CLOSE,
     CLOSED,
     DISCARDING,
     FLUSHING,
@@ -98,6 +100,7 @@ class Connection:
         "awaited",
         "base_environ",
         "body_clock",
+        "body_sent",
         "client",
         "client_key",
         "counted_in",
@@ -111,6 +114,7 @@ class Connection:
         "forwarded",
         "header",
         "held_input",
+        "is_last",
         "lingered",
         "loop",
         "number",
@@ -135,6 +139,7 @@ class Connection:
         "trace",
         "traffic",
         "trusted",
+        "unwatched",
         "watched",
     )
 
@@ -176,6 +181,9 @@ class Connection:
         self.requests: int = 0
         self.server_fields = loop.tls_server_fields if stream.secure else loop.server_fields
         self.watched = 0  # the selector's event mask; changed by the leader only
+        self.unwatched = False  # it was accepted after the last poll, and is not watched yet
+        self.is_last = False  # the client asked for the close, in a request without a body
+        self.body_sent = 0  # how many bytes the body of the response to it has
         self.client: dict[str, Any] | None = None  # the environ that repeated fields make
         # From when its head is complete until it is reported: so also while it is flushed.
         self.exchange: PythonExchange | None = None
@@ -765,13 +773,18 @@ class Connection:
                 exchange.plain = False
                 if exchange.first_byte_at is None:
                     exchange.first_byte_at = time.monotonic()
-        self.fate = exchange.fate
+        fate = self.fate = exchange.fate
+        if fate is CLOSE:
+            request = exchange.request
+            last = not (request.keep_alive or request.body_expected)
+            self.is_last = last and exchange.websocket is None
+            self.body_sent = exchange.body_sent
         self.phase = ANSWERED
         loop.post(self)
         # The leader need not hurry where the client's next request is what wakes it up anyway.
         # Looked at only now: it may just have stopped to watch for that request.
         if (
-            self.fate is not KEEP
+            fate is not KEEP
             or self.watched != EVENT_READ
             or self.parser.buffer.data
             or unsent
@@ -874,10 +887,14 @@ class Connection:
     def _after_response(self) -> None:
         if self.fate is KEEP:
             self._next_request()
-        else:
-            # Even where the client has said that it sends no more: old ones send a CRLF behind a
-            # body, and one stray byte would reset the connection under the response.
+            return
+        # What has come is in the parser, or an event has told of it: then it is not watched for.
+        unread = bool(self.parser.buffered) or not (self.unwatched or self.watched & EVENT_READ)
+        config, sent, secure = self.loop.config, self.body_sent, self.stream.secure
+        if lingers(config, self.is_last, self.requests, unread, sent, secure):
             self.linger()
+        else:
+            self.close()
 
     def _next_request(self) -> None:
         loop, parser = self.loop, self.parser

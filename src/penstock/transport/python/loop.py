@@ -39,15 +39,17 @@ from penstock.transport.decisions import (
     eviction_key,
     exceeds_heads,
     exceeds_unsent,
+    first_read_credit,
     has_room,
     input_is_scarce,
+    reads_at_once,
     turn_seconds,
 )
 from penstock.transport.log_lines import RequestLog
 from penstock.transport.python.accept_balancing import AcceptBalancing
 from penstock.transport.python.budget import Budget
 from penstock.transport.python.clients import ClientRate, Clients
-from penstock.transport.python.connection import PROCEED, Connection
+from penstock.transport.python.connection import IDLE, PROCEED, Connection
 from penstock.transport.python.connection_states import CONNECTION_STATES, state_word
 from penstock.transport.python.disk import SENDERS, Disk
 from penstock.transport.python.exchange import PythonExchange
@@ -57,7 +59,7 @@ from penstock.transport.python.request_queue import RequestQueue
 from penstock.transport.python.slow_paths import SlowPaths
 from penstock.transport.python.slow_readers import SlowReaders
 from penstock.transport.python.stream import Traffic
-from penstock.transport.states import Phase
+from penstock.transport.states import HANDED_OUT, READING, Phase
 from penstock.transport.waker import Waker
 from penstock.wsgi.environ import DroppedFields
 
@@ -104,6 +106,7 @@ class Loop:
     __slots__ = (
         "_drain_begun",
         "_dropped_fields",
+        "_first_read_credit",
         "_handshakes_until",
         "_inbox",
         "_listening",
@@ -116,6 +119,7 @@ class Loop:
         "_sweep_interval",
         "_told_forwarding",
         "_told_full",
+        "_unwatched",
         "_waker",
         "accepted",
         "acceptors",
@@ -243,6 +247,8 @@ class Loop:
         self.clients = Clients(config, slot)
         self.heads: dict[Connection, None] = {}  # within a head, the oldest first
         self.acceptors: list[Acceptor] = []
+        self._unwatched: list[Connection] = []  # these are watched from the next poll on
+        self._first_read_credit = config.first_reads
         self.now = time.monotonic()
         self._polled_at = self.now
         self.turn_ends = self.now
@@ -380,6 +386,8 @@ class Loop:
 
     def _poll(self) -> None:
         batch, unpolled, remainder = self.batch, self.unpolled, self.remainder
+        if self._unwatched:
+            self._watch_accepted()
         self._polling = True
         began = time.monotonic()
         looks = self.balancing is not None and self._looks_for_clients(self.balancing)
@@ -560,13 +568,47 @@ class Loop:
         self.connections.add(connection)
         self.slot_words[ACCEPTED] = self.accepted
         self.slot_words[CONNECTIONS] = len(self.connections)
+        if self._drain_begun:
+            if self._begin_to_watch(connection):
+                connection.hurry_first_request()
+            return
+        config, credit = self.config, self._first_read_credit
+        # Where a turn was not enough, it would overtake those that wait already.
+        may = connection.phase is READING and not self.remainder.size
+        if may and reads_at_once(config, credit, self.accepted):
+            # It may have its answer, and the end, before the next poll: then it is never watched.
+            self._first_read_credit = first_read_credit(config, credit, found=False)
+            connection.unwatched = True
+            self._unwatched.append(connection)
+            self.batch.append((connection, selectors.EVENT_READ))
+        else:
+            self._begin_to_watch(connection)
+
+    def _begin_to_watch(self, connection: Connection) -> bool:
+        """Watch a new connection for input. Return True unless it was closed instead."""
+        connection.unwatched = False
         try:
-            self.watch(connection, selectors.EVENT_READ)
+            self.watch(connection, connection.watched | selectors.EVENT_READ)
         except OSError:  # no memory, or no watch is left (epoll(7), max_user_watches)
             self._contain(connection)
-            return
-        if self._drain_begun:
-            connection.hurry_first_request()
+            return False
+        return True
+
+    def _watch_accepted(self) -> None:
+        """Watch what was accepted since the last poll, and is still there.
+
+        In other phases than these a connection is watched for what it waits for.
+        """
+        credit = self._first_read_credit
+        for connection in self._unwatched:
+            begun = connection.requests or connection.awaited is not IDLE
+            if begun or connection.phase is not READING:
+                credit = first_read_credit(self.config, credit, found=True)
+            if connection.phase is READING or connection.phase is HANDED_OUT:
+                self._begin_to_watch(connection)
+            connection.unwatched = False
+        self._first_read_credit = credit
+        self._unwatched.clear()
 
     def watch(self, connection: Connection, mask: int) -> None:
         """Watch a connection for the events of ``mask``, 0 for none."""
