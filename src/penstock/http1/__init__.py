@@ -27,7 +27,9 @@ from penstock.http1.response import (
     choose_framing,
     encode_chunk,
     encode_head,
+    encode_head_of_lines,
     error_response,
+    field_lines,
 )
 from penstock.http1.statuses import has_body
 
@@ -49,6 +51,8 @@ __all__ = [
     "choose_framing",
     "encode_chunk",
     "encode_head",
+    "encode_head_of_lines",
     "error_response",
+    "field_lines",
     "has_body",
 ]

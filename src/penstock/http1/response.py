@@ -65,8 +65,17 @@ def encode_head(status: str, headers: Iterable[tuple[str, str]], added: str = ""
     ``added`` are the server's own fields, each line with its CRLF. Everything has been checked
     before. Raises `UnicodeEncodeError` for text that is not latin-1.
     """
-    lines = [f"{name}: {value}\r\n" for name, value in headers]
-    return f"HTTP/1.1 {status}\r\n{''.join(lines)}{added}\r\n".encode("latin-1")
+    return encode_head_of_lines(status, field_lines(headers), added)
+
+
+def field_lines(headers: Iterable[tuple[str, str]]) -> str:
+    """Return the lines of ``headers``, each with its CRLF."""
+    return "".join([f"{name}: {value}\r\n" for name, value in headers])
+
+
+def encode_head_of_lines(status: str, lines: str, added: str) -> bytes:
+    """Do the same as `encode_head`, with what `field_lines` has returned for the headers."""
+    return f"HTTP/1.1 {status}\r\n{lines}{added}\r\n".encode("latin-1")
 
 
 def encode_chunk(data: bytes) -> bytes:

@@ -12,6 +12,7 @@ from penstock.transport.python.acceptor import Acceptor
 from penstock.transport.python.exchange import PythonExchange
 from penstock.transport.python.leader_followers import LeaderFollowers
 from penstock.transport.python.loop import Loop
+from penstock.transport.python.response_head import HeadCheck
 from penstock.transport.websockets import WebSockets
 from penstock.wsgi.headers import check_head
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from penstock.telemetry.scoreboard import Slot
     from penstock.transport import ApplicationCalls, Exchange
     from penstock.transport.config import TransportConfig
+    from penstock.wsgi.headers import CheckHead
     from penstock.wsgi.response import FastResponse, Response
 
 
@@ -33,7 +35,7 @@ class PythonTransport:
     ``add_thread`` starts another thread that calls `next`; it returns False if it could not.
     """
 
-    check_head = staticmethod(check_head)
+    check_head: CheckHead = HeadCheck(check_head).check
     """See `penstock.transport.ResponseSupport.check_head`."""
 
     def __init__(

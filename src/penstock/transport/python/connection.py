@@ -73,7 +73,7 @@ from penstock.transport.states import (
     RESET,
     STORING,
 )
-from penstock.wsgi.environ import build_environ, client_environ
+from penstock.wsgi.environ import build_environ, client_environ, set_request
 
 if TYPE_CHECKING:
     from penstock.edge.forwarded import Forwarded
@@ -100,6 +100,7 @@ class Connection:
         "body_clock",
         "client",
         "client_key",
+        "client_request",
         "counted_in",
         "counted_method",
         "counted_status",
@@ -177,6 +178,7 @@ class Connection:
         self.server_fields = loop.tls_server_fields if stream.secure else loop.server_fields
         self.watched = 0  # the selector's event mask; changed by the leader only
         self.client: dict[str, Any] | None = None  # the environ that repeated fields make
+        self.client_request: Request | None = None  # of which it has the rest, too
         # From when its head is complete until it is reported: so also while it is flushed.
         self.exchange: PythonExchange | None = None
         self.output: Output | None = None
@@ -400,6 +402,8 @@ class Connection:
                             self.loop.own_answers.answer(exchange)
                             return None
                         return exchange
+                    if not event.body_expected:  # type: ignore[union-attr]
+                        return self.complete()
                 elif kind is EndOfMessage:
                     if not discarding:
                         return self.complete()
@@ -652,9 +656,19 @@ class Connection:
             may_upgrade = "upgrade" in fields and not request.body_expected
             # Kept for fields that have come twice: the parser remembers none but short ones.
             self.client = client if request.repeated and not may_upgrade else None
+            self.client_request = None
         else:
             may_upgrade = False  # such fields are not kept
-        environ = exchange.environ = build_environ(client, request, length)
+        if request is self.client_request:
+            environ = client.copy()
+        elif client is not self.client or request.body_expected or client["SCRIPT_NAME"]:
+            environ = build_environ(client, request, length)
+        else:
+            # What it sets, it sets for each request: so it is set in what is kept.
+            set_request(client, request, length)
+            self.client_request = request
+            environ = client.copy()
+        exchange.environ = environ
         given_id = ""
         if self.forwarded is not None:
             self.forwarded.set_in(environ)

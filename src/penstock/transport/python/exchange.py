@@ -45,6 +45,7 @@ from penstock.transport.python.body_clock import BodyClock
 from penstock.transport.python.client_stream import PythonClientStream
 from penstock.transport.python.finished import log_refused
 from penstock.transport.python.output import FileRegion, Output, RoomAwaited
+from penstock.transport.python.response_head import ResponseFields
 from penstock.transport.python.stream import NO_SIGNAL, is_disconnect
 from penstock.transport.states import (
     ABORTED,
@@ -66,9 +67,6 @@ if TYPE_CHECKING:
     from penstock.transport.python.exchange_trace import ExchangeTrace
     from penstock.transport.spool import BodySpool
     from penstock.transport.websockets import WebSocket
-
-_OWN_FIELDS = frozenset({"date", "server", "strict-transport-security"})
-_OWN_LENGTHS = frozenset(map(len, _OWN_FIELDS))
 
 # Looking up an attribute of an Enum is slow.
 NONE, _, CHUNKED, UNTIL_CLOSE = Framing
@@ -554,16 +552,18 @@ class PythonExchange:
         if self._content_length is None and has_body(self.request.method == "HEAD", self.code):
             self._content_length = len(data)
         head = self._make_head()
-        if self.connection.loop.observers is not None:
+        loop = self.connection.loop
+        if loop.observers is not None:
             self.first_byte_at = time.monotonic()
         if not data or self._framing is NONE:
             self.transmit(head)
             return
-        if len(data) <= self.connection.loop.config.join_bytes:
+        size = len(data)
+        if size <= loop.config.join_bytes:
             self.transmit(head + data)
         else:
             self._transmit(head, data)
-        self.body_sent = len(data)
+        self.body_sent = size
         if self.trace is not None:
             self.trace.body_sent(data)
 
@@ -768,7 +768,10 @@ class PythonExchange:
         self._framing = framing
         if self.streamed is not None and not self.streamed.over:
             self._decide_unread_body(self.streamed)
-        added = self._date_and_server() + framing_field
+        fields = self.response_headers
+        if type(fields) is not ResponseFields:
+            fields = self.response_headers = ResponseFields(fields)
+        added = fields.own_lines(self.connection.server_fields) + framing_field
         if loop.config.send_request_id:
             added += self._id_field()
         if (
@@ -789,24 +792,14 @@ class PythonExchange:
         if self.interim is not None:
             self._await_interim()
         if self.trace is not None:
-            self.trace.head_sent(status, self.response_headers, added)
-        return encode_head(status, self.response_headers, added)
+            self.trace.head_sent(status, fields, added)
+        return fields.encode(status, added)
 
     def _id_field(self) -> str:
         """Return the line with the id of the request, unless the application has set it."""
         if any(name.lower() == "x-request-id" for name, _ in self.response_headers):
             return ""
         return f"X-Request-ID: {self.request_id}\r\n"
-
-    def _date_and_server(self) -> str:
-        """Return the lines of the server's own fields, but for those that the application gave."""
-        fields = self.connection.server_fields
-        for name, _ in self.response_headers:
-            if len(name) in _OWN_LENGTHS and name.lower() in _OWN_FIELDS:
-                break
-        else:
-            return fields.now()
-        return fields.without({name.lower() for name, _ in self.response_headers})
 
     # -- sending --------------------------------------------------------------------------------
 

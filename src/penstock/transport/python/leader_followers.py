@@ -107,7 +107,7 @@ class LeaderFollowers:
         while not self._over:
             exchange = self._queue.take() if self._requests.size else None
             if exchange is None:
-                if not self._leadership.acquire(blocking=False):
+                if not self._leadership.acquire(False):
                     if self._config.when_idle is not None:
                         self._config.when_idle()  # the leader may wait already
                     self._park()
@@ -260,7 +260,7 @@ class LeaderFollowers:
 
     def _lead_for_busy_threads(self) -> None:
         """Lead while every thread is busy, and queue the requests that become ready."""
-        if not self._leadership.acquire(blocking=False):
+        if not self._leadership.acquire(False):
             return
         over = False
         self._loop.ask_full = self._thread_slots.full
@@ -308,7 +308,7 @@ class LeaderFollowers:
 
     def lead_briefly(self, work: Callable[[], object]) -> None:
         """Do a leader's work if no thread leads, because all may be in the application."""
-        if not self._leadership.acquire(blocking=False):
+        if not self._leadership.acquire(False):
             return  # the leader was woken, and does the work
         try:
             work()
