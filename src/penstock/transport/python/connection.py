@@ -232,14 +232,16 @@ class Connection:
 
     def attend(self) -> None:
         """Do what the thread that has the request asks for: see to its output, or take it back."""
-        phase = self.phase
+        phase, output = self.phase, self.output
+        if phase is ANSWERED and output is None and self.fate is KEEP and not self.loop.drained:
+            self._next_request()  # mostly: all has been sent at once
+            return
         if phase is not ANSWERED and phase is not HANDED_OUT:
             if phase is STORING and self.stored:
                 self.loop.proceed(self)  # a request may come of it
             elif phase is FLUSHING:
                 self._go_on_flushing()
             return  # or it was asked for twice
-        output = self.output
         unsent = output is not None and output.size > 0
         if phase is HANDED_OUT:
             if output is not None and not unsent and self.deadline != math.inf:
@@ -265,10 +267,7 @@ class Connection:
         else:
             if self.exchange is not None:
                 self.report_response()  # what was unsent when its thread ended it has left since
-            if self.fate is not KEEP:
-                self._after_response()
-            else:  # as `_after_response` does, without the call: each request comes here
-                self._next_request()
+            self._after_response()
 
     def is_with_a_thread(self) -> bool:
         """Return True if a thread still uses the socket."""
@@ -730,8 +729,9 @@ class Connection:
         ``reason`` says why it was cut short, and is empty where it was not.
         """
         loop = self.loop
+        output = self.output
         # Or failed: the leader, which sends the rest, may have found that the client is gone.
-        unsent = self.output is not None and self.output.busy()
+        unsent = output is not None and output.busy()
         if exchange.silent:
             self.exchange = None
         else:
@@ -739,9 +739,10 @@ class Connection:
                 exchange.give_spool_back()
             elif exchange.streamed is not None:
                 loop.streaming.discard(exchange)
+            ended = time.monotonic_ns()
             entry = exchange.entry
             if entry is not None:
-                took = exchange.answered_after = time.monotonic_ns() - exchange.handed_out_at
+                took = exchange.answered_after = ended - exchange.handed_out_at
                 slow_paths = loop.slow_paths
                 if took > slow_paths.slow_ns or not slow_paths.calm:
                     slow_paths.note(exchange.request.path, took)
@@ -756,7 +757,7 @@ class Connection:
                 # in its finalizer, in the thread that has the last reference.
                 self.exchange = None
                 # As `RequestHistograms.add`, without the call: each request comes here.
-                request, now = exchange.request, time.monotonic()
+                request, now = exchange.request, ended / 1e9
                 if (
                     exchange.plain
                     and exchange.status == self.counted_status
@@ -767,7 +768,7 @@ class Connection:
                     counted = self.counted_in
                     counted.short += 1
                     counted.short_seconds += duration
-                    counted.short_nanoseconds += exchange.answered_after
+                    counted.short_nanoseconds += took  # a plain one has an entry
                 else:
                     self.counted_in = loop.histograms.add(exchange, now)
                     self.counted_status = exchange.status or None

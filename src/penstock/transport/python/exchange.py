@@ -533,7 +533,24 @@ class PythonExchange:
         """See `penstock.transport.Exchange.finish`."""
         state = self.state
         if state is WAITING:
-            self._finish_whole(data)
+            # Without a body, `data` does not tell what its length would be (RFC 9110, section 8.6).
+            if self._content_length is None and has_body(self.request.method == "HEAD", self.code):
+                self._content_length = len(data)
+            head = self._make_head()
+            loop = self.connection.loop
+            if loop.observers is not None:
+                self.first_byte_at = time.monotonic()
+            if not data or self._framing is NONE:
+                self.transmit(head)
+            else:
+                size = len(data)
+                if size <= loop.config.join_bytes:
+                    self.transmit(head + data)
+                else:
+                    self._transmit(head, data)
+                self.body_sent = size
+                if self.trace is not None:
+                    self.trace.body_sent(data)
         elif state is SENDING:
             self._finish_body(data)
         else:
@@ -545,27 +562,6 @@ class PythonExchange:
         elif self.state is SENDING:  # as `_claim_end` does, without the call
             self.state = ENDED
             self.connection.take_back(self)
-
-    def _finish_whole(self, data: bytes) -> None:
-        """Send head and body at once."""
-        # Without a body, `data` does not tell what its length would be (RFC 9110, section 8.6).
-        if self._content_length is None and has_body(self.request.method == "HEAD", self.code):
-            self._content_length = len(data)
-        head = self._make_head()
-        loop = self.connection.loop
-        if loop.observers is not None:
-            self.first_byte_at = time.monotonic()
-        if not data or self._framing is NONE:
-            self.transmit(head)
-            return
-        size = len(data)
-        if size <= loop.config.join_bytes:
-            self.transmit(head + data)
-        else:
-            self._transmit(head, data)
-        self.body_sent = size
-        if self.trace is not None:
-            self.trace.body_sent(data)
 
     def _finish_body(self, data: bytes) -> None:
         """Send the last block, and what ends the body."""
