@@ -30,8 +30,8 @@ from penstock.http1.response import (
     encode_head_of_lines,
     error_response,
     field_lines,
+    has_body,
 )
-from penstock.http1.statuses import has_body
 
 __all__ = [
     "CONNECTION_CLOSED",

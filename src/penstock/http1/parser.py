@@ -138,10 +138,11 @@ class RequestParser:
         message it returns `EndOfMessage` until `start_next_request` is called.
         """
         try:
-            if self.state is BODY:
-                return self._next_of_body()
-            if self.state is IDLE or self.state is HEAD:
+            state = self.state
+            if state is IDLE or state is HEAD:
                 return self._next_of_head()
+            if state is BODY:
+                return self._next_of_body()
         except ProtocolError as error:
             self._error = error
             error.request_line = error.request_line or self.request_line

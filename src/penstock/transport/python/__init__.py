@@ -59,9 +59,10 @@ class PythonTransport:
             acceptor.start()
         self._loop.tell_accepting()
         self._threads = LeaderFollowers(self._loop, slot)
-        self.next: Callable[[], PythonExchange | None] = self._threads.next
-        """See `penstock.transport.Transport.next`. Each request calls it: a method that passes the
-        call on would cost as much again."""
+
+    def next(self) -> PythonExchange | None:
+        """See `penstock.transport.Transport.next`."""
+        return self._threads.next()
 
     def response_maker(
         self, make_full: Callable[[Exchange | None, bool], Response]
@@ -114,8 +115,8 @@ class PythonTransport:
         self, handle: Callable[[Exchange], None], _calls: ApplicationCalls | None = None
     ) -> None:
         """See `penstock.transport.Transport.serve`."""
-        next_exchange = self.next
-        while (exchange := next_exchange()) is not None:
+        thread, next_of = self._threads.thread(), self._threads.next_of
+        while (exchange := next_of(thread)) is not None:
             handle(exchange)
             exchange = None  # a thread that waits keeps nothing of its last request
 

@@ -756,8 +756,8 @@ class PythonExchange:
         return head
 
     def _make_head(self) -> bytes:
-        request, loop = self.request, self.connection.loop
-        status = self.status
+        request, connection, status = self.request, self.connection, self.status
+        loop = connection.loop
         framing, framing_field = choose_framing(
             request.method == "HEAD", request.version, self.code, self._content_length
         )
@@ -767,7 +767,8 @@ class PythonExchange:
         fields = self.response_headers
         if type(fields) is not ResponseFields:
             fields = self.response_headers = ResponseFields(fields)
-        added = fields.own_lines(self.connection.server_fields) + framing_field
+        own = connection.server_fields
+        added = (own.now() if not fields.replaces_own else fields.lines_of(own)) + framing_field
         if loop.config.send_request_id:
             added += self._id_field()
         if (

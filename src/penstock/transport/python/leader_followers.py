@@ -82,7 +82,10 @@ class LeaderFollowers:
 
     def next(self) -> PythonExchange | None:
         """Return the next request for the calling thread, or None once there will be no more."""
-        loop = self._loop
+        return self.next_of(self.thread())
+
+    def thread(self) -> ThreadSlot:
+        """Return the slot of the calling thread, which is one of the application's from now on."""
         try:
             thread: ThreadSlot = self._local.thread
         except AttributeError:
@@ -90,8 +93,13 @@ class LeaderFollowers:
             if self._config.has_stall_monitor:
                 # Not before: it would lead, and accept clients before there are certificates.
                 self._attend()
-            if loop.ask_full is not None:
-                loop.wake()  # it replaces one whose call has left the count
+            if self._loop.ask_full is not None:
+                self._loop.wake()  # it replaces one whose call has left the count
+        return thread
+
+    def next_of(self, thread: ThreadSlot) -> PythonExchange | None:
+        """Do the same as `next`, for the calling thread's slot: see `thread`."""
+        loop = self._loop
         if thread.exchange is not None:
             thread.words[NUMBER] = 0
             if thread.exchange.state is not ENDED:

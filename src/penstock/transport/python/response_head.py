@@ -34,24 +34,22 @@ class ResponseFields(list[tuple[str, str]]):
     Responses of several threads may share it. It is not to be changed.
     """
 
-    __slots__ = ("_last", "lines", "replace_own")
+    __slots__ = ("_last", "lines", "replaces_own")
 
     def __init__(self, fields: Iterable[tuple[str, str]]) -> None:
         super().__init__(fields)
         self.lines = field_lines(self)
-        self.replace_own = False
+        self.replaces_own = False
         """Whether one of them takes the place of a field that the server sets."""
         for name, _ in self:
             if len(name) in _OWN_LENGTHS and name.lower() in _OWN_FIELDS:
-                self.replace_own = True
+                self.replaces_own = True
         # The head that was made last, and of what: the next one is mostly the same.
         self._last: tuple[str, str, bytes] = ("", "", b"")
 
-    def own_lines(self, own: ServerFields) -> str:
-        """Return the lines of the server's own fields, but for those that the application gave."""
-        if self.replace_own:
-            return own.without({name.lower() for name, _ in self})
-        return own.now()
+    def lines_of(self, own: ServerFields) -> str:
+        """Return the lines of the server's own fields, but for those that are replaced."""
+        return own.without({name.lower() for name, _ in self})
 
     def encode(self, status: str, added: str) -> bytes:
         """Return the head of a response with these fields, and the lines that are ``added``."""
