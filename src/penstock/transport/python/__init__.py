@@ -35,9 +35,6 @@ class PythonTransport:
     ``add_thread`` starts another thread that calls `next`; it returns False if it could not.
     """
 
-    check_head: CheckHead = HeadCheck(check_head).check
-    """See `penstock.transport.ResponseSupport.check_head`."""
-
     def __init__(
         self,
         endpoints: Sequence[tuple[Listener, dict[str, Any]]],
@@ -48,6 +45,8 @@ class PythonTransport:
         observers: Observers | None = None,
         add_thread: Callable[[], bool] = no_thread,
     ) -> None:
+        self.check_head: CheckHead = HeadCheck(check_head).check
+        """See `penstock.transport.ResponseSupport.check_head`."""
         self._loop = Loop(slot, config=config, logger=logger, observers=observers)
         self.request_log = self._loop.request_log
         self._add_thread = add_thread

@@ -76,6 +76,8 @@ from penstock.transport.states import (
 from penstock.wsgi.environ import build_environ, client_environ, set_request
 
 if TYPE_CHECKING:
+    from collections.abc import Container
+
     from penstock.edge.forwarded import Forwarded
     from penstock.telemetry.histograms import Finished
     from penstock.transport.python.clients import ClientRate
@@ -631,7 +633,7 @@ class Connection:
             fields = request.fields
             if policy.drops and not self.trusted:
                 left_out = policy.names_in(fields)
-                fields = {name: fields[name] for name in fields if name not in left_out}
+                fields = _without(fields, left_out)
             client = client_environ(
                 self.base_environ,
                 fields,
@@ -739,10 +741,9 @@ class Connection:
                 exchange.give_spool_back()
             elif exchange.streamed is not None:
                 loop.streaming.discard(exchange)
-            ended = time.monotonic_ns()
             entry = exchange.entry
             if entry is not None:
-                took = exchange.answered_after = ended - exchange.handed_out_at
+                took = exchange.answered_after = time.monotonic_ns() - exchange.handed_out_at
                 slow_paths = loop.slow_paths
                 if took > slow_paths.slow_ns or not slow_paths.calm:
                     slow_paths.note(exchange.request.path, took)
@@ -757,7 +758,7 @@ class Connection:
                 # in its finalizer, in the thread that has the last reference.
                 self.exchange = None
                 # As `RequestHistograms.add`, without the call: each request comes here.
-                request, now = exchange.request, ended / 1e9
+                request, now = exchange.request, time.monotonic()
                 if (
                     exchange.plain
                     and exchange.status == self.counted_status
@@ -1114,3 +1115,8 @@ class Connection:
         self.hurry_up()
         patience = self.loop.config.drain_accepted_seconds
         self.deadline = max(self.deadline, self.loop.now + patience)
+
+
+def _without(fields: dict[str, str], names: Container[str]) -> dict[str, str]:
+    # Not where it is called: variables that a comprehension uses cost each request a cell.
+    return {name: fields[name] for name in fields if name not in names}

@@ -34,6 +34,7 @@ from penstock.http1 import (
     choose_framing,
     encode_chunk,
     encode_head,
+    encode_head_of_lines,
     error_response,
     has_body,
 )
@@ -45,7 +46,7 @@ from penstock.transport.python.body_clock import BodyClock
 from penstock.transport.python.client_stream import PythonClientStream
 from penstock.transport.python.finished import log_refused
 from penstock.transport.python.output import FileRegion, Output, RoomAwaited
-from penstock.transport.python.response_head import ResponseFields
+from penstock.transport.python.response_head import Head, ResponseFields
 from penstock.transport.python.stream import NO_SIGNAL, is_disconnect
 from penstock.transport.states import (
     ABORTED,
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from penstock.transport.python.call_deadline import CallDeadline
     from penstock.transport.python.connection import Connection
     from penstock.transport.python.exchange_trace import ExchangeTrace
+    from penstock.transport.python.response_head import HeadParts
     from penstock.transport.spool import BodySpool
     from penstock.transport.websockets import WebSocket
 
@@ -758,29 +760,30 @@ class PythonExchange:
     def _make_head(self) -> bytes:
         request, connection, status = self.request, self.connection, self.status
         loop = connection.loop
-        framing, framing_field = choose_framing(
-            request.method == "HEAD", request.version, self.code, self._content_length
-        )
-        self._framing = framing
-        if self.streamed is not None and not self.streamed.over:
-            self._decide_unread_body(self.streamed)
         fields = self.response_headers
         if type(fields) is not ResponseFields:
             fields = self.response_headers = ResponseFields(fields)
+        if self.streamed is not None and not self.streamed.over:
+            self._decide_unread_body(self.streamed)
+        closes = self.fate is not KEEP or not request.keep_alive or loop.draining
         own = connection.server_fields
-        added = (own.now() if not fields.replaces_own else fields.lines_of(own)) + framing_field
+        own_lines = own.now() if not fields.replaces_own else fields.lines_of(own)
         if loop.config.send_request_id:
-            added += self._id_field()
-        if (
-            self.fate is not KEEP
-            or not request.keep_alive
-            or framing is UNTIL_CLOSE
-            or loop.draining
-        ):
+            own_lines += self._id_field()
+        made_of = (
+            status,
+            own_lines,
+            request.method,
+            request.version,
+            self._content_length,
+            closes,
+        )
+        made = fields.made
+        if made.of != made_of:
+            made = fields.made = self._encode_head(fields, made_of)
+        self._framing = made.framing
+        if closes or made.framing is UNTIL_CLOSE:
             self.close_after_response()
-            added += "Connection: close\r\n"
-        elif request.version == "HTTP/1.0" or loop.config.keep_alive_field:
-            added += f"Connection: keep-alive\r\n{loop.config.keep_alive_field}"
         # Looked at and set in one step: nothing is called in between, so no other thread runs.
         if self.state is WAITING:
             self.state = SENDING
@@ -789,8 +792,23 @@ class PythonExchange:
         if self.interim is not None:
             self._await_interim()
         if self.trace is not None:
-            self.trace.head_sent(status, fields, added)
-        return fields.encode(status, added)
+            self.trace.head_sent(status, fields, made.added)
+        return made.head
+
+    def _encode_head(self, fields: ResponseFields, made_of: HeadParts) -> Head:
+        """Return the head of the response with ``fields``, made of nothing but ``made_of``."""
+        status, added, method, version, content_length, closes = made_of
+        framing, framing_field = choose_framing(
+            method == "HEAD", version, self.code, content_length
+        )
+        added += framing_field
+        kept = self.connection.loop.config.keep_alive_field
+        if closes or framing is UNTIL_CLOSE:
+            added += "Connection: close\r\n"
+        elif version == "HTTP/1.0" or kept:
+            added += f"Connection: keep-alive\r\n{kept}"
+        head = encode_head_of_lines(status, fields.lines, added)
+        return Head(made_of, framing, added, head)
 
     def _id_field(self) -> str:
         """Return the line with the id of the request, unless the application has set it."""

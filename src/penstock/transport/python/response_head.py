@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from penstock.http1 import encode_head_of_lines, field_lines
+from penstock.http1 import Framing, field_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,13 +28,35 @@ _OWN_FIELDS = frozenset({"date", "server", "strict-transport-security"})
 _OWN_LENGTHS = frozenset(map(len, _OWN_FIELDS))
 
 
+HeadParts = tuple[str, str, str, str, int | None, bool]
+"""What a head is made of besides the application's fields: the status, the lines of the server's
+own fields, method and version of the request, the length of the content, None if it is not known,
+and whether the connection is closed after the response."""
+
+
+class Head:
+    """An encoded head, and what it was made of."""
+
+    __slots__ = ("added", "framing", "head", "of")
+
+    def __init__(self, of: HeadParts | None, framing: Framing, added: str, head: bytes) -> None:
+        self.of = of
+        self.framing = framing
+        self.added = added
+        """The lines that follow the application's fields."""
+        self.head = head
+
+
+_NO_HEAD = Head(None, Framing.NONE, "", b"")
+
+
 class ResponseFields(list[tuple[str, str]]):
     """The application's fields of a response, with what is made of them once.
 
-    Responses of several threads may share it. It is not to be changed.
+    Responses of several threads of one transport may share it. They do not change the fields.
     """
 
-    __slots__ = ("_last", "lines", "replaces_own")
+    __slots__ = ("lines", "made", "replaces_own")
 
     def __init__(self, fields: Iterable[tuple[str, str]]) -> None:
         super().__init__(fields)
@@ -44,20 +66,12 @@ class ResponseFields(list[tuple[str, str]]):
         for name, _ in self:
             if len(name) in _OWN_LENGTHS and name.lower() in _OWN_FIELDS:
                 self.replaces_own = True
-        # The head that was made last, and of what: the next one is mostly the same.
-        self._last: tuple[str, str, bytes] = ("", "", b"")
+        self.made = _NO_HEAD
+        """The head that was made last: mostly the next one is the same, for up to a second."""
 
     def lines_of(self, own: ServerFields) -> str:
         """Return the lines of the server's own fields, but for those that are replaced."""
         return own.without({name.lower() for name, _ in self})
-
-    def encode(self, status: str, added: str) -> bytes:
-        """Return the head of a response with these fields, and the lines that are ``added``."""
-        last_status, last_added, head = self._last
-        if added != last_added or status != last_status:
-            head = encode_head_of_lines(status, self.lines, added)
-            self._last = (status, added, head)
-        return head
 
 
 Checked = tuple[int, ResponseFields, int | None, bool]
