@@ -151,7 +151,9 @@ def test_data_after_the_end_of_input_raises_RuntimeError() -> None:
         parser.receive_data(b"x")
 
 
-@pytest.mark.parametrize("raw", [b"", b"GET", post(b"Content-Length: 1"), b"\0"], ids=["idle", "head", "body", "failed"])
+@pytest.mark.parametrize(
+    "raw", [b"", b"GET", post(b"Content-Length: 1"), b"\0"], ids=["idle", "head", "body", "failed"]
+)
 def test_the_next_request_starts_only_after_the_end_of_the_one_before(raw: bytes) -> None:
     parser = parser_with(raw)
     try:

@@ -662,7 +662,10 @@ class Connection:
             may_upgrade = False  # such fields are not kept
         if request is self.client_request:
             environ = client.copy()
-        elif client is not self.client or request.body_expected or client["SCRIPT_NAME"]:
+        elif client is not self.client:
+            environ = client
+            set_request(environ, request, length)
+        elif request.body_expected or client["SCRIPT_NAME"]:
             environ = build_environ(client, request, length)
         else:
             # What it sets, it sets for each request: so it is set in what is kept.

@@ -40,8 +40,7 @@ class OtherSelector:
         self._selector.modify(source, mask, handler)
 
     def unregister(self, source: Source) -> None:
-        """Watch it no longer; raises `KeyError` if it is not watched. To be called before `close`
-        of the source."""
+        """Watch it no longer, before it is closed. Raises `KeyError` if it is not watched."""
         self._selector.unregister(source)
 
     def select(self, timeout: float | None) -> Ready:
