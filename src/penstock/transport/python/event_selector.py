@@ -96,8 +96,9 @@ if hasattr(select, "epoll"):
             """See `OtherSelector.select`."""
             if timeout is None:
                 timeout = -1.0
-            elif timeout:
-                timeout = math.ceil(timeout * 1e3) * 1e-3  # not shorter than that: it polls in ms
+            else:
+                # Not shorter than that: epoll counts milliseconds.
+                timeout = math.ceil(timeout * 1e3) / 1e3 if timeout > 0.0 else 0.0
             watched = self._watched
             try:
                 events = self._epoll.poll(timeout, len(watched) or 1)
