@@ -110,11 +110,9 @@ class RequestParser:
         """Bytes of the body that are still to be received; None if that is not known."""
         if self.state is DONE:
             return 0
-        if self.state is not BODY or isinstance(self._body, ChunkedReader):
+        if self.state is not BODY or not isinstance(self._body, LengthReader):
             return None
-        if isinstance(self._body, LengthReader):
-            return max(self._body.remaining - len(self.buffer), 0)
-        return 0
+        return max(self._body.remaining - len(self.buffer), 0)
 
     def receive_data(self, data: bytes) -> None:
         """Add bytes that the client sent; `next_event` returns what they mean."""
@@ -312,24 +310,20 @@ class RequestParser:
 
     def _next_of_body(self) -> Event:
         body = self._body
-        if body is not None:
-            if not body.complete:
-                data = body.read(self.buffer)
-                if data:
-                    return Data(data)
-            if not body.complete:
-                if self._eof:
-                    raise ProtocolError(
-                        400, "The request ends within its body.", "RFC 9112, section 8"
-                    )
-                return NEED_DATA
-            self._body = None
+        assert body is not None
+        if not body.complete:
+            data = body.read(self.buffer)
+            if data:
+                return Data(data)
+        if not body.complete:
+            if self._eof:
+                raise ProtocolError(400, "The request ends within its body.", "RFC 9112, section 8")
+            return NEED_DATA
+        self._body = None
         self.state = DONE
         return _END_OF_MESSAGE
 
-    def _body_reader(self, request: Request) -> BodyReader | None:
+    def _body_reader(self, request: Request) -> BodyReader:
         if request.chunked:
             return ChunkedReader(self._limits)
-        if request.content_length:
-            return LengthReader(request.content_length)
-        return None
+        return LengthReader(request.content_length or 0)
