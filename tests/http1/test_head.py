@@ -6,7 +6,15 @@ import pytest
 
 from corpus.case import get, head
 from penstock.http1 import ProtocolError
-from penstock.http1.head import FieldNames, check_host, parse_content_length, parse_fields
+from penstock.http1.head import (
+    MAX_CACHED_LINE,
+    FieldLines,
+    FieldNames,
+    check_host,
+    parse_content_length,
+    parse_fields,
+    parse_request_line,
+)
 from support.parsing import byte_by_byte, parse
 
 
@@ -21,6 +29,37 @@ def test_long_field_names_are_not_cached() -> None:
     names = FieldNames()
     assert names["X" * 65] == "x" * 65
     assert not names
+
+
+def test_the_cache_of_field_lines_is_bounded() -> None:
+    lines = FieldLines()
+    for n in range(2 * FieldLines.MAX_COUNT):
+        assert lines[f"X: \t{n}"] == ("x", str(n))
+        assert len(lines) <= FieldLines.MAX_COUNT
+
+
+def test_long_field_lines_are_not_cached() -> None:
+    lines = FieldLines()
+    assert lines["X: " + "y" * FieldLines.MAX_LENGTH] == ("x", "y" * FieldLines.MAX_LENGTH)
+    assert not lines
+
+
+@pytest.mark.parametrize("line", ["", "X", "X : y", " X: y"])
+def test_a_line_that_is_no_field_is_neither_accepted_nor_cached(line: str) -> None:
+    lines = FieldLines()
+    for _ in range(2):
+        with pytest.raises(ProtocolError):
+            lines[line]
+    assert not lines
+
+
+@pytest.mark.parametrize("length", [MAX_CACHED_LINE, MAX_CACHED_LINE + 1])
+def test_a_request_line_is_read_alike_at_first_and_again(length: int) -> None:
+    target = "/" + "a" * (length - len("GET / HTTP/1.1"))
+    for _ in range(2):
+        assert parse_request_line(f"GET {target} HTTP/1.1") == (
+            "GET", target, "HTTP/1.1", target, "", "",
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["", " ", "a b", "caf\xe9", "a:"])

@@ -85,3 +85,38 @@ def test_a_large_section_is_not_cached_so_that_an_idle_connection_stays_small() 
     parser = RequestParser(ParserLimits())
     raw = b"GET / HTTP/1.1\r\nHost: a\r\nCookie: " + b"c" * 4000 + b"\r\n\r\n"
     assert next_request(parser, raw).fields is not next_request(parser, raw).fields
+
+
+def test_the_same_head_again_is_the_same_request() -> None:
+    parser = RequestParser(ParserLimits())
+    raw = b"GET /a?b HTTP/1.1\r\n" + FIELDS
+    requests = [next_request(parser, raw) for _ in range(3)]
+    assert [request.repeated for request in requests] == [False, True, True]
+    assert requests[1] is requests[2]
+    assert requests[2] == fresh(raw)
+
+
+def test_a_head_that_begins_with_the_last_one_is_read_as_two_requests() -> None:
+    parser = RequestParser(ParserLimits())
+    raw = b"GET / HTTP/1.1\r\n" + FIELDS
+    for _ in range(2):
+        next_request(parser, raw)
+    other = b"GET /other HTTP/1.1\r\n" + FIELDS
+    assert next_request(parser, raw + other) == fresh(raw)
+    assert next_request(parser, b"") == fresh(other)
+
+
+@pytest.mark.parametrize("between", ["in pieces", "large"])
+def test_no_request_repeats_the_fields_of_one_before_the_last(between: str) -> None:
+    parser = RequestParser(ParserLimits())
+    raw = b"GET / HTTP/1.1\r\n" + FIELDS
+    for _ in range(2):
+        next_request(parser, raw)
+    if between == "in pieces":
+        parser.receive_data(b"GET / HTTP/1.1\r\n")
+        parser.next_event()
+        next_request(parser, b"Host: b.example\r\n\r\n")
+    else:
+        cookie = b"c" * 4000
+        next_request(parser, b"GET / HTTP/1.1\r\nHost: a\r\nCookie: " + cookie + b"\r\n\r\n")
+    assert not next_request(parser, raw).repeated

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import logging
 import os
-import selectors
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
+from selectors import EVENT_READ, EVENT_WRITE
 from typing import TYPE_CHECKING, Any
 
 from penstock.listeners import DEFAULT_PORT
@@ -18,6 +18,7 @@ from penstock.telemetry.scoreboard import Scoreboard
 from penstock.transport.config import TransportConfig
 from penstock.transport.python import PythonTransport
 from penstock.transport.python.connection import Connection
+from penstock.transport.python.event_selector import OtherSelector
 from penstock.transport.python.stream import ClientGone, Stream, Traffic
 from penstock.wsgi.environ import base_environ
 from penstock.wsgi.errors import ErrorStream
@@ -122,35 +123,36 @@ class BufferStream(Stream):
         self.close()
 
 
-class BufferSelector(selectors.BaseSelector):
+class BufferSelector(OtherSelector):
     """Knows at once which streams have input, or room for output."""
 
     def __init__(self) -> None:
-        self.keys: dict[Any, selectors.SelectorKey] = {}
+        self.watched: dict[Any, tuple[Any, int]] = {}
 
-    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        self.keys[fileobj] = selectors.SelectorKey(fileobj, -1, events, data)
-        return self.keys[fileobj]
+    def register(self, source: Any, mask: int, handler: Any) -> None:
+        self.watched[source] = (handler, mask)
 
-    def unregister(self, fileobj: Any) -> selectors.SelectorKey:
-        return self.keys.pop(fileobj)
+    modify = register
 
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+    def unregister(self, source: Any) -> None:
+        del self.watched[source]
+
+    def select(self, timeout: float | None) -> list[tuple[Any, int]]:
         found = []
-        for stream, key in self.keys.items():
+        for stream, (handler, mask) in self.watched.items():
             ready = 0
             if stream.incoming or stream.input_ended:
-                ready |= selectors.EVENT_READ
+                ready |= EVENT_READ
             if stream.room != 0:
-                ready |= selectors.EVENT_WRITE
-            if ready & key.events:
-                found.append((key, ready & key.events))
+                ready |= EVENT_WRITE
+            if ready & mask:
+                found.append((handler, ready & mask))
         if not found and timeout != 0.0:
             raise NothingToDo
         return found
 
-    def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
-        return self.keys
+    def close(self) -> None:
+        pass
 
 
 class BufferServer:

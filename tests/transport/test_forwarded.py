@@ -323,3 +323,15 @@ def test_cve_2022_2255_no_field_of_an_untrusted_peer_names_the_client(transport:
         for _ in range(3):
             shown = ask(client, *fields)
             assert (shown["REMOTE_ADDR"], shown["SCRIPT_NAME"]) == ("127.0.0.1", "")
+
+
+def test_no_client_gets_the_address_of_the_request_between_two_that_are_alike(
+    transport: str,
+) -> None:
+    first, large = "192.0.2.1", "X-Padding: " + "x" * 4000
+    settings = {"forwarded_headers": EVERY_FIELD}
+    with server_with(transport, **settings) as server, connect(server) as client:
+        for _ in range(2):
+            assert ask(client, f"X-Forwarded-For: {first}")["REMOTE_ADDR"] == first
+        assert ask(client, large, "X-Forwarded-For: 192.0.2.2")["REMOTE_ADDR"] == "192.0.2.2"
+        assert ask(client, f"X-Forwarded-For: {first}")["REMOTE_ADDR"] == first

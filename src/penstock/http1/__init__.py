@@ -27,9 +27,11 @@ from penstock.http1.response import (
     choose_framing,
     encode_chunk,
     encode_head,
+    encode_head_of_lines,
     error_response,
+    field_lines,
+    has_body,
 )
-from penstock.http1.statuses import has_body
 
 __all__ = [
     "CONNECTION_CLOSED",
@@ -49,6 +51,8 @@ __all__ = [
     "choose_framing",
     "encode_chunk",
     "encode_head",
+    "encode_head_of_lines",
     "error_response",
+    "field_lines",
     "has_body",
 ]

@@ -48,7 +48,9 @@ class ReceiveBuffer:
     def consume_to(self, end: int) -> None:
         """Consume the bytes before the index ``end`` of ``data``."""
         if end == len(self.data):
-            self.clear()  # an idle connection must not keep the last block it received
+            # As `clear` does, without the call: an idle connection must not keep the last block.
+            self.data = b""
+            self.start = self.scanned = 0
         else:
             self.start = self.scanned = end
 

@@ -56,6 +56,36 @@ def _bad_field_name(name: str) -> ProtocolError:
 _FIELD_NAMES = FieldNames()
 
 
+class FieldLines(dict[str, tuple[str, str]]):
+    """A cache from field lines, as sent, to their names in lower case and their trimmed values.
+
+    Most lines of a client's requests are in those of many others. What is in the cache is valid.
+    Its count and the length of the lines are bounded, because clients choose them: once it is
+    full, it begins anew. Threads may share it: a race at worst reads a line twice.
+    """
+
+    MAX_COUNT = 512
+    MAX_LENGTH = 160
+
+    def __missing__(self, line: str) -> tuple[str, str]:
+        """Read a line that is not in the cache; raises `ProtocolError`."""
+        name, colon, value = line.partition(":")
+        if not colon:
+            raise ProtocolError(400, "A field line has no colon.", "RFC 9112, section 5")
+        field = (_FIELD_NAMES[name], value.strip(" \t"))
+        if len(line) <= self.MAX_LENGTH:
+            if len(self) >= self.MAX_COUNT:
+                self.clear()
+            self[line] = field
+        return field
+
+
+_FIELD_LINES = FieldLines()
+
+MAX_CACHED_LINE = 128
+"""The most characters of a request line that is remembered, because clients choose them."""
+
+
 def parse_request(lines: list[str], max_body: int) -> Request:
     """Return the request whose head is ``lines``; raises `ProtocolError`."""
     line = parse_request_line(lines[0])
@@ -152,6 +182,10 @@ def parse_request_line(line: str) -> tuple[str, str, str, str, str, str]:
 
     RFC 9112, section 3. Raises `ProtocolError`.
     """
+    return _known_line(line) if len(line) <= MAX_CACHED_LINE else _split_line(line)
+
+
+def _split_line(line: str) -> tuple[str, str, str, str, str, str]:
     try:
         method, target, version = line.split(" ")
     except ValueError:
@@ -171,6 +205,9 @@ def parse_request_line(line: str) -> tuple[str, str, str, str, str, str]:
         path, _, query = target.partition("?")
         return method, target, version, path, query, ""
     return method, target, version, *_split_other_target(method, target)
+
+
+_known_line = lru_cache(maxsize=256)(_split_line)
 
 
 def _check_method(method: str) -> None:
@@ -222,14 +259,11 @@ def parse_fields(lines: list[str]) -> dict[str, str]:
 
     RFC 9112, section 5, and RFC 9110, section 5.3. Raises `ProtocolError`.
     """
-    names = _FIELD_NAMES
+    known = _FIELD_LINES
     fields: dict[str, str] = {}
-    try:
-        for line in lines:
-            name, value = line.split(":", 1)
-            fields[names[name]] = value.strip(" \t")
-    except ValueError:
-        raise ProtocolError(400, "A field line has no colon.", "RFC 9112, section 5") from None
+    for line in lines:
+        name, value = known[line]
+        fields[name] = value
     if len(fields) != len(lines):
         _join_repeated(fields, lines)
     return fields
@@ -239,8 +273,8 @@ def _join_repeated(fields: dict[str, str], lines: list[str]) -> None:
     """Set each repeated field to all its values in the order sent (RFC 9110, section 5.3)."""
     values: dict[str, list[str]] = {name: [] for name in fields}
     for line in lines:
-        name, value = line.split(":", 1)
-        values[name.lower()].append(value.strip(" \t"))
+        name, value = _FIELD_LINES[line]
+        values[name].append(value)
     for name, several in values.items():
         if len(several) > 1:
             if name in _SINGLE_FIELDS:

@@ -28,8 +28,8 @@ from penstock.http1.limits import ParserLimits
 IDLE, HEAD, BODY, DONE, FAILED, CLOSED = State  # looking up an attribute of an Enum is slow
 
 TRANSITIONS: dict[State, tuple[State, ...]] = {
-    IDLE: (BODY, HEAD, FAILED, CLOSED),  # to BODY if a whole head was received at once
-    HEAD: (BODY, FAILED),
+    IDLE: (BODY, DONE, HEAD, FAILED, CLOSED),  # past HEAD if a whole head was received at once
+    HEAD: (BODY, DONE, FAILED),
     BODY: (DONE, FAILED),
     DONE: (IDLE,),
     FAILED: (),
@@ -38,11 +38,12 @@ TRANSITIONS: dict[State, tuple[State, ...]] = {
 """The states that may follow each state. The tests hold the parser to it: a check here, in each of
 the three steps of every request, would cost a hundredth of the request."""
 
-CACHED_SECTION_BYTES = 2048
-"""A connection caches its last field section, and what it means, up to this size in bytes.
+CACHED_HEAD_BYTES = 2048
+"""A connection caches its last head, and what it means, up to this size in bytes.
 
 A client sends the same fields again and again on one connection, and parsing them is more than half
-of a parser's work. An idle connection holds about twice their size for it.
+of a parser's work; many send the same request line, too. An idle connection holds about twice their
+size for it.
 """
 
 BEGINNING_BYTES = 16
@@ -67,8 +68,9 @@ class RequestParser:
         "_eof",
         "_error",
         "_head_size",
+        "_last_head",
+        "_last_line",
         "_last_request",
-        "_last_section",
         "_limits",
         "_lines",
         "_skipped_line",
@@ -89,7 +91,8 @@ class RequestParser:
         self._lines: list[str] = []  # the lines received so far of an incomplete head
         self._head_size = 0  # bytes of these lines with their CRLFs
         self._skipped_line = False  # whether an empty line preceded this request
-        self._last_section = b""  # the field section of the connection's last request
+        self._last_head = b""  # of the connection's last request
+        self._last_line = 0  # how long the request line in it is
         self._last_request: Request | None = None
 
     @property
@@ -107,18 +110,19 @@ class RequestParser:
         """Bytes of the body that are still to be received; None if that is not known."""
         if self.state is DONE:
             return 0
-        if self.state is not BODY or isinstance(self._body, ChunkedReader):
+        if self.state is not BODY or not isinstance(self._body, LengthReader):
             return None
-        if isinstance(self._body, LengthReader):
-            return max(self._body.remaining - len(self.buffer), 0)
-        return 0
+        return max(self._body.remaining - len(self.buffer), 0)
 
     def receive_data(self, data: bytes) -> None:
         """Add bytes that the client sent; `next_event` returns what they mean."""
         if self._eof:
             raise RuntimeError("data after the end of the connection")
         if self._error is None:
-            self.buffer.append(data)
+            if self.buffer.data:
+                self.buffer.append(data)
+            else:  # as `append` does, without the call: each request comes here
+                self.buffer.data = data
 
     def receive_eof(self) -> None:
         """Record that the client has closed its side: it sends no more."""
@@ -132,10 +136,11 @@ class RequestParser:
         message it returns `EndOfMessage` until `start_next_request` is called.
         """
         try:
-            if self.state is BODY:
-                return self._next_of_body()
-            if self.state is IDLE or self.state is HEAD:
+            state = self.state
+            if state is IDLE or state is HEAD:
                 return self._next_of_head()
+            if state is BODY:
+                return self._next_of_body()
         except ProtocolError as error:
             self._error = error
             error.request_line = error.request_line or self.request_line
@@ -153,7 +158,7 @@ class RequestParser:
     def start_next_request(self) -> None:
         """Prepare for the next request, of which a part or all may be buffered already.
 
-        Raises `RuntimeError` unless the last event was `EndOfMessage`.
+        Raises `RuntimeError` unless the request before it has been taken to its end.
         """
         if self.state is not DONE:
             raise RuntimeError(f"a parser cannot start a request in the state {self.state.value}")
@@ -166,9 +171,13 @@ class RequestParser:
             lines = self._take_head_by_lines()
             if lines is not None:
                 request = self._parse_request(lines)
+                self._last_request = None  # the next request repeats this one, or none
         if request is not None:
-            self._body = self._body_reader(request)
-            self.state = BODY
+            if request.body_expected:
+                self._body = self._body_reader(request)
+                self.state = BODY
+            else:
+                self.state = DONE
             return request
         # A CR may belong to an empty line before the request, which is not a part of it.
         if self._lines or self._first_byte() not in (b"", b"\r"):
@@ -191,27 +200,34 @@ class RequestParser:
         data, start = buffer.data, buffer.start
         if self._lines or buffer.scanned != start:
             return None  # `_take_head_by_lines` has begun with this head
+        last = self._last_request
+        if last is not None and last.repeated and data.startswith(self._last_head, start):
+            buffer.consume_to(start + len(self._last_head))
+            return last
         end = data.find(b"\r\n\r\n", start, start + self._whole_head)
         if end <= start:
             return None
         line_end = data.find(b"\r\n", start)
-        section = data[line_end:end]
-        if section == self._last_section:
-            request = self._repeat_request(data[start:line_end])
-            if request is not None:
-                buffer.consume_to(end + 4)
-                return request
-        head = data[start:end]
-        lines = str(head, "latin-1").split("\r\n")
-        # Each line end has two control characters. Any other one makes the sums differ.
-        controls = len(head) - len(head.translate(None, grammar.CONTROLS))
-        fields = len(lines) - 1
-        if controls != 2 * fields or fields > self._limits.fields or not lines[0]:
-            return None
-        buffer.consume_to(end + 4)
-        request = self._parse_request(lines)
-        if len(section) <= CACHED_SECTION_BYTES:
-            self._last_section, self._last_request = bytes(section), request
+        request = None
+        if last is not None and data[line_end : end + 4] == self._last_head[self._last_line :]:
+            request = self._repeat_request(data[start:line_end], last)
+        if request is None:
+            head = data[start:end]
+            lines = str(head, "latin-1").split("\r\n")
+            # Each line end has two control characters. Any other one makes the sums differ.
+            controls = len(head) - len(head.translate(None, grammar.CONTROLS))
+            fields = len(lines) - 1
+            if controls != 2 * fields or fields > self._limits.fields or not lines[0]:
+                return None
+            request = self._parse_request(lines)
+        end += 4
+        if end - start <= CACHED_HEAD_BYTES:
+            self._last_head = bytes(data[start:end])
+            self._last_line = line_end - start
+            self._last_request = request
+        else:
+            self._last_request = None
+        buffer.consume_to(end)
         return request
 
     def _parse_request(self, lines: list[str]) -> Request:
@@ -222,11 +238,9 @@ class RequestParser:
             error.received = "\r\n".join([*lines, "", ""]).encode("latin-1")
             raise
 
-    def _repeat_request(self, line: bytes | bytearray) -> Request | None:
-        if self._last_request is None:
-            return None
+    def _repeat_request(self, line: bytes | bytearray, last: Request) -> Request | None:
         try:
-            return repeat_request(str(line, "latin-1"), self._last_request)
+            return repeat_request(str(line, "latin-1"), last)
         except ProtocolError:
             return None  # the checks of all other heads, in their order, choose the error
 
@@ -296,24 +310,20 @@ class RequestParser:
 
     def _next_of_body(self) -> Event:
         body = self._body
-        if body is not None:
-            if not body.complete:
-                data = body.read(self.buffer)
-                if data:
-                    return Data(data)
-            if not body.complete:
-                if self._eof:
-                    raise ProtocolError(
-                        400, "The request ends within its body.", "RFC 9112, section 8"
-                    )
-                return NEED_DATA
-            self._body = None
+        assert body is not None
+        if not body.complete:
+            data = body.read(self.buffer)
+            if data:
+                return Data(data)
+        if not body.complete:
+            if self._eof:
+                raise ProtocolError(400, "The request ends within its body.", "RFC 9112, section 8")
+            return NEED_DATA
+        self._body = None
         self.state = DONE
         return _END_OF_MESSAGE
 
-    def _body_reader(self, request: Request) -> BodyReader | None:
+    def _body_reader(self, request: Request) -> BodyReader:
         if request.chunked:
             return ChunkedReader(self._limits)
-        if request.content_length:
-            return LengthReader(request.content_length)
-        return None
+        return LengthReader(request.content_length or 0)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from enum import Enum
 
 from penstock.http1.errors import ProtocolError
-from penstock.http1.statuses import REASON_PHRASES, has_body
+from penstock.http1.statuses import BODILESS, REASON_PHRASES
 
 LAST_CHUNK = b"0\r\n\r\n"
 """Ends a chunked body, without trailer fields (RFC 9112, section 7.1)."""
@@ -43,20 +43,27 @@ def choose_framing(
     """Return how a response is framed, and the field line that says so (``""`` if none does).
 
     ``is_head`` is True in answer to HEAD. ``version`` is that of the request. ``content_length`` is
-    in bytes, None if it is not known. RFC 9112, sections 6.1 and 6.3; RFC 9110, section 8.6.
+    in bytes, None if it is not known. RFC 9112, sections 6.1 and 6.3; RFC 9110, sections 8.6 and
+    15.3.6.
     """
-    if has_body(is_head, status):
-        if content_length is not None:
-            return _LENGTH, f"Content-Length: {content_length}\r\n"
-        if version == "HTTP/1.0":
-            return _CLOSE, ""
-        return _CHUNKED, "Transfer-Encoding: chunked\r\n"
-    if status == 205:
-        content_length = 0
-    elif status < 200 or status == 204:
-        content_length = None  # these have no Content-Length
-    # In answer to HEAD, and in a 304, it is the length that the response to GET would have.
-    return _NONE, "" if content_length is None else f"Content-Length: {content_length}\r\n"
+    if is_head or status < 200 or status in BODILESS:
+        if status == 205:
+            content_length = 0
+        elif status < 200 or status == 204:
+            content_length = None  # these have no Content-Length
+        # In answer to HEAD, and in a 304, it is the length that the response to GET would have.
+        return _NONE, "" if content_length is None else f"Content-Length: {content_length}\r\n"
+    if content_length is not None:
+        return _LENGTH, f"Content-Length: {content_length}\r\n"
+    if version == "HTTP/1.0":
+        return _CLOSE, ""
+    return _CHUNKED, "Transfer-Encoding: chunked\r\n"
+
+
+def has_body(is_head: bool, status: int) -> bool:
+    """Return True if a response may have a body; ``is_head`` is True in answer to HEAD."""
+    framing, _ = choose_framing(is_head, "", status, 0)
+    return framing is not _NONE
 
 
 def encode_head(status: str, headers: Iterable[tuple[str, str]], added: str = "") -> bytes:
@@ -65,8 +72,17 @@ def encode_head(status: str, headers: Iterable[tuple[str, str]], added: str = ""
     ``added`` are the server's own fields, each line with its CRLF. Everything has been checked
     before. Raises `UnicodeEncodeError` for text that is not latin-1.
     """
-    lines = [f"{name}: {value}\r\n" for name, value in headers]
-    return f"HTTP/1.1 {status}\r\n{''.join(lines)}{added}\r\n".encode("latin-1")
+    return encode_head_of_lines(status, field_lines(headers), added)
+
+
+def field_lines(headers: Iterable[tuple[str, str]]) -> str:
+    """Return the lines of ``headers``, each with its CRLF."""
+    return "".join([f"{name}: {value}\r\n" for name, value in headers])
+
+
+def encode_head_of_lines(status: str, lines: str, added: str) -> bytes:
+    """Do the same as `encode_head`, with what `field_lines` has returned for the headers."""
+    return f"HTTP/1.1 {status}\r\n{lines}{added}\r\n".encode("latin-1")
 
 
 def encode_chunk(data: bytes) -> bytes:

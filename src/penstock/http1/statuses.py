@@ -1,4 +1,4 @@
-"""What an HTTP status says: its phrase, and whether its response has a body.
+"""What an HTTP status says: its phrase, and which responses never have a body.
 
 Nothing here imports another module of Penstock.
 """
@@ -79,11 +79,3 @@ BODILESS = frozenset({204, 205, 304})
 
 RFC 9110, sections 15.3.5, 15.3.6 and 15.4.5.
 """
-
-
-def has_body(is_head: bool, status: int) -> bool:
-    """Return True if a response may have a body; ``is_head`` is True in answer to HEAD.
-
-    RFC 9112, section 6.3, and RFC 9110, section 15.3.6.
-    """
-    return not is_head and status >= 200 and status not in BODILESS

@@ -28,11 +28,11 @@ class ServerFields:
     clock. Any thread may ask: at worst two render the same second.
     """
 
-    __slots__ = ("_lasting", "_second", "lines")
+    __slots__ = ("_begin", "_end", "_lasting", "lines")
 
     def __init__(self, server: str | None, hsts: str | None = None) -> None:
         """Take the values of Server and Strict-Transport-Security, None to leave one out."""
-        self._second = -1
+        self._begin = self._end = 0.0  # of the second that `lines` are of
         self._lasting = {
             name.lower(): f"{name}: {value}\r\n"
             for name, value in (("Server", server), ("Strict-Transport-Security", hsts))
@@ -42,10 +42,10 @@ class ServerFields:
 
     def now(self) -> str:
         """Return all of them as header lines, each with its CRLF."""
-        second = int(time.time())
-        if second != self._second:
+        if not self._begin <= (now := time.time()) < self._end:
             self.lines = self.without(())
-            self._second = second
+            self._begin = now // 1
+            self._end = self._begin + 1
         return self.lines
 
     def without(self, given: Container[str]) -> str:

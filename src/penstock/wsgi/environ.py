@@ -154,11 +154,22 @@ def build_environ(
     """Return a new ``environ`` for a request. Only the keys that the gateway adds are missing.
 
     ``client`` is what `client_environ` returned for the request's fields; it is not changed.
+    ``content_length`` is as in `set_request`.
+    """
+    environ = client.copy()
+    set_request(environ, request, content_length)
+    return environ
+
+
+def set_request(
+    environ: dict[str, Any], request: http1.Request, content_length: int | None
+) -> None:
+    """Set what ``environ`` has of a request beyond its fields.
+
     ``content_length`` is the length of the body in bytes, None if it is not known. With it, a
     chunked body that was buffered looks like one that came with a Content-Length, for
     applications that read only CONTENT_LENGTH bytes.
     """
-    environ = client.copy()
     environ["REQUEST_METHOD"] = request.method
     environ["RAW_URI"] = environ["REQUEST_URI"] = request.target
     query = request.query
@@ -182,7 +193,6 @@ def build_environ(
             environ["CONTENT_LENGTH"] = str(content_length)
     elif request.content_length is not None:
         environ["CONTENT_LENGTH"] = str(request.content_length)
-    return environ
 
 
 def split_script_name(script_name: str, path: str) -> tuple[str, str] | None:

@@ -12,6 +12,7 @@ from penstock.transport.python.acceptor import Acceptor
 from penstock.transport.python.exchange import PythonExchange
 from penstock.transport.python.leader_followers import LeaderFollowers
 from penstock.transport.python.loop import Loop
+from penstock.transport.python.response_head import HeadCheck
 from penstock.transport.websockets import WebSockets
 from penstock.wsgi.headers import check_head
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from penstock.telemetry.scoreboard import Slot
     from penstock.transport import ApplicationCalls, Exchange
     from penstock.transport.config import TransportConfig
+    from penstock.wsgi.headers import CheckHead
     from penstock.wsgi.response import FastResponse, Response
 
 
@@ -33,9 +35,6 @@ class PythonTransport:
     ``add_thread`` starts another thread that calls `next`; it returns False if it could not.
     """
 
-    check_head = staticmethod(check_head)
-    """See `penstock.transport.ResponseSupport.check_head`."""
-
     def __init__(
         self,
         endpoints: Sequence[tuple[Listener, dict[str, Any]]],
@@ -46,6 +45,8 @@ class PythonTransport:
         observers: Observers | None = None,
         add_thread: Callable[[], bool] = no_thread,
     ) -> None:
+        self.check_head: CheckHead = HeadCheck(check_head).check
+        """See `penstock.transport.ResponseSupport.check_head`."""
         self._loop = Loop(slot, config=config, logger=logger, observers=observers)
         self.request_log = self._loop.request_log
         self._add_thread = add_thread
@@ -57,9 +58,10 @@ class PythonTransport:
             acceptor.start()
         self._loop.tell_accepting()
         self._threads = LeaderFollowers(self._loop, slot)
-        self.next: Callable[[], PythonExchange | None] = self._threads.next
-        """See `penstock.transport.Transport.next`. Each request calls it: a method that passes the
-        call on would cost as much again."""
+
+    def next(self) -> PythonExchange | None:
+        """See `penstock.transport.Transport.next`."""
+        return self._threads.next()
 
     def response_maker(
         self, make_full: Callable[[Exchange | None, bool], Response]
@@ -112,8 +114,8 @@ class PythonTransport:
         self, handle: Callable[[Exchange], None], _calls: ApplicationCalls | None = None
     ) -> None:
         """See `penstock.transport.Transport.serve`."""
-        next_exchange = self.next
-        while (exchange := next_exchange()) is not None:
+        thread, next_of = self._threads.thread(), self._threads.next_of
+        while (exchange := next_of(thread)) is not None:
             handle(exchange)
             exchange = None  # a thread that waits keeps nothing of its last request
 

@@ -34,6 +34,7 @@ from penstock.http1 import (
     choose_framing,
     encode_chunk,
     encode_head,
+    encode_head_of_lines,
     error_response,
     has_body,
 )
@@ -45,6 +46,7 @@ from penstock.transport.python.body_clock import BodyClock
 from penstock.transport.python.client_stream import PythonClientStream
 from penstock.transport.python.finished import log_refused
 from penstock.transport.python.output import FileRegion, Output, RoomAwaited
+from penstock.transport.python.response_head import Head, ResponseFields
 from penstock.transport.python.stream import NO_SIGNAL, is_disconnect
 from penstock.transport.states import (
     ABORTED,
@@ -64,11 +66,9 @@ if TYPE_CHECKING:
     from penstock.transport.python.call_deadline import CallDeadline
     from penstock.transport.python.connection import Connection
     from penstock.transport.python.exchange_trace import ExchangeTrace
+    from penstock.transport.python.response_head import HeadParts
     from penstock.transport.spool import BodySpool
     from penstock.transport.websockets import WebSocket
-
-_OWN_FIELDS = frozenset({"date", "server", "strict-transport-security"})
-_OWN_LENGTHS = frozenset(map(len, _OWN_FIELDS))
 
 # Looking up an attribute of an Enum is slow.
 NONE, _, CHUNKED, UNTIL_CLOSE = Framing
@@ -535,7 +535,24 @@ class PythonExchange:
         """See `penstock.transport.Exchange.finish`."""
         state = self.state
         if state is WAITING:
-            self._finish_whole(data)
+            # Without a body, `data` does not tell what its length would be (RFC 9110, section 8.6).
+            if self._content_length is None and has_body(self.request.method == "HEAD", self.code):
+                self._content_length = len(data)
+            head = self._make_head()
+            loop = self.connection.loop
+            if loop.observers is not None:
+                self.first_byte_at = time.monotonic()
+            if not data or self._framing is NONE:
+                self.transmit(head)
+            else:
+                size = len(data)
+                if size <= loop.config.join_bytes:
+                    self.transmit(head + data)
+                else:
+                    self._transmit(head, data)
+                self.body_sent = size
+                if self.trace is not None:
+                    self.trace.body_sent(data)
         elif state is SENDING:
             self._finish_body(data)
         else:
@@ -547,25 +564,6 @@ class PythonExchange:
         elif self.state is SENDING:  # as `_claim_end` does, without the call
             self.state = ENDED
             self.connection.take_back(self)
-
-    def _finish_whole(self, data: bytes) -> None:
-        """Send head and body at once."""
-        # Without a body, `data` does not tell what its length would be (RFC 9110, section 8.6).
-        if self._content_length is None and has_body(self.request.method == "HEAD", self.code):
-            self._content_length = len(data)
-        head = self._make_head()
-        if self.connection.loop.observers is not None:
-            self.first_byte_at = time.monotonic()
-        if not data or self._framing is NONE:
-            self.transmit(head)
-            return
-        if len(data) <= self.connection.loop.config.join_bytes:
-            self.transmit(head + data)
-        else:
-            self._transmit(head, data)
-        self.body_sent = len(data)
-        if self.trace is not None:
-            self.trace.body_sent(data)
 
     def _finish_body(self, data: bytes) -> None:
         """Send the last block, and what ends the body."""
@@ -760,27 +758,32 @@ class PythonExchange:
         return head
 
     def _make_head(self) -> bytes:
-        request, loop = self.request, self.connection.loop
-        status = self.status
-        framing, framing_field = choose_framing(
-            request.method == "HEAD", request.version, self.code, self._content_length
-        )
-        self._framing = framing
+        request, connection, status = self.request, self.connection, self.status
+        loop = connection.loop
+        fields = self.response_headers
+        if type(fields) is not ResponseFields:
+            fields = self.response_headers = ResponseFields(fields)
         if self.streamed is not None and not self.streamed.over:
             self._decide_unread_body(self.streamed)
-        added = self._date_and_server() + framing_field
+        closes = self.fate is not KEEP or not request.keep_alive or loop.draining
+        own = connection.server_fields
+        own_lines = own.now() if not fields.replaces_own else fields.lines_of(own)
         if loop.config.send_request_id:
-            added += self._id_field()
-        if (
-            self.fate is not KEEP
-            or not request.keep_alive
-            or framing is UNTIL_CLOSE
-            or loop.draining
-        ):
+            own_lines += self._id_field()
+        made_of = (
+            status,
+            own_lines,
+            request.method,
+            request.version,
+            self._content_length,
+            closes,
+        )
+        made = fields.made
+        if made.of != made_of:
+            made = fields.made = self._encode_head(fields, made_of)
+        self._framing = made.framing
+        if closes or made.framing is UNTIL_CLOSE:
             self.close_after_response()
-            added += "Connection: close\r\n"
-        elif request.version == "HTTP/1.0" or loop.config.keep_alive_field:
-            added += f"Connection: keep-alive\r\n{loop.config.keep_alive_field}"
         # Looked at and set in one step: nothing is called in between, so no other thread runs.
         if self.state is WAITING:
             self.state = SENDING
@@ -789,24 +792,29 @@ class PythonExchange:
         if self.interim is not None:
             self._await_interim()
         if self.trace is not None:
-            self.trace.head_sent(status, self.response_headers, added)
-        return encode_head(status, self.response_headers, added)
+            self.trace.head_sent(status, fields, made.added)
+        return made.head
+
+    def _encode_head(self, fields: ResponseFields, made_of: HeadParts) -> Head:
+        """Return the head of the response with ``fields``, made of nothing but ``made_of``."""
+        status, added, method, version, content_length, closes = made_of
+        framing, framing_field = choose_framing(
+            method == "HEAD", version, self.code, content_length
+        )
+        added += framing_field
+        kept = self.connection.loop.config.keep_alive_field
+        if closes or framing is UNTIL_CLOSE:
+            added += "Connection: close\r\n"
+        elif version == "HTTP/1.0" or kept:
+            added += f"Connection: keep-alive\r\n{kept}"
+        head = encode_head_of_lines(status, fields.lines, added)
+        return Head(made_of, framing, added, head)
 
     def _id_field(self) -> str:
         """Return the line with the id of the request, unless the application has set it."""
         if any(name.lower() == "x-request-id" for name, _ in self.response_headers):
             return ""
         return f"X-Request-ID: {self.request_id}\r\n"
-
-    def _date_and_server(self) -> str:
-        """Return the lines of the server's own fields, but for those that the application gave."""
-        fields = self.connection.server_fields
-        for name, _ in self.response_headers:
-            if len(name) in _OWN_LENGTHS and name.lower() in _OWN_FIELDS:
-                break
-        else:
-            return fields.now()
-        return fields.without({name.lower() for name, _ in self.response_headers})
 
     # -- sending --------------------------------------------------------------------------------
 

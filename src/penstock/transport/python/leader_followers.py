@@ -82,7 +82,10 @@ class LeaderFollowers:
 
     def next(self) -> PythonExchange | None:
         """Return the next request for the calling thread, or None once there will be no more."""
-        loop = self._loop
+        return self.next_of(self.thread())
+
+    def thread(self) -> ThreadSlot:
+        """Return the slot of the calling thread, which is one of the application's from now on."""
         try:
             thread: ThreadSlot = self._local.thread
         except AttributeError:
@@ -90,8 +93,13 @@ class LeaderFollowers:
             if self._config.has_stall_monitor:
                 # Not before: it would lead, and accept clients before there are certificates.
                 self._attend()
-            if loop.ask_full is not None:
-                loop.wake()  # it replaces one whose call has left the count
+            if self._loop.ask_full is not None:
+                self._loop.wake()  # it replaces one whose call has left the count
+        return thread
+
+    def next_of(self, thread: ThreadSlot) -> PythonExchange | None:
+        """Do the same as `next`, for the calling thread's slot: see `thread`."""
+        loop = self._loop
         if thread.exchange is not None:
             thread.words[NUMBER] = 0
             if thread.exchange.state is not ENDED:
@@ -107,7 +115,7 @@ class LeaderFollowers:
         while not self._over:
             exchange = self._queue.take() if self._requests.size else None
             if exchange is None:
-                if not self._leadership.acquire(blocking=False):
+                if not self._leadership.acquire(False):
                     if self._config.when_idle is not None:
                         self._config.when_idle()  # the leader may wait already
                     self._park()
@@ -260,7 +268,7 @@ class LeaderFollowers:
 
     def _lead_for_busy_threads(self) -> None:
         """Lead while every thread is busy, and queue the requests that become ready."""
-        if not self._leadership.acquire(blocking=False):
+        if not self._leadership.acquire(False):
             return
         over = False
         self._loop.ask_full = self._thread_slots.full
@@ -308,7 +316,7 @@ class LeaderFollowers:
 
     def lead_briefly(self, work: Callable[[], object]) -> None:
         """Do a leader's work if no thread leads, because all may be in the application."""
-        if not self._leadership.acquire(blocking=False):
+        if not self._leadership.acquire(False):
             return  # the leader was woken, and does the work
         try:
             work()

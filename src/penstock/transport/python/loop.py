@@ -10,13 +10,13 @@ import contextlib
 import heapq
 import math
 import os
-import selectors
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
 from functools import partial
 from operator import itemgetter
+from selectors import EVENT_READ
 from typing import TYPE_CHECKING, Any, Protocol
 
 from penstock import messages
@@ -52,6 +52,7 @@ from penstock.transport.python.clients import ClientRate, Clients
 from penstock.transport.python.connection import IDLE, PROCEED, Connection
 from penstock.transport.python.connection_states import CONNECTION_STATES, state_word
 from penstock.transport.python.disk import SENDERS, Disk
+from penstock.transport.python.event_selector import EventSelector, IdleSelector
 from penstock.transport.python.exchange import PythonExchange
 from penstock.transport.python.own_answers import OwnAnswers
 from penstock.transport.python.remainder import Remainder
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
     from penstock.telemetry.scoreboard import Slot
     from penstock.transport.config import TransportConfig
     from penstock.transport.python.acceptor import Acceptor
+    from penstock.transport.python.event_selector import EpollSelector, OtherSelector
     from penstock.transport.python.thread_slots import ThreadSlots
     from penstock.transport.python.tls_contexts import TlsContexts
     from penstock.transport.websockets import WebSockets
@@ -93,7 +95,7 @@ _EVICTIONS = {
 
 
 class Handler(Protocol):
-    """What the selector's keys carry."""
+    """What the selector has for each socket."""
 
     def handle_events(self, mask: int) -> PythonExchange | None:
         """Act on the events of ``mask``; return a request that became ready."""
@@ -231,11 +233,9 @@ class Loop:
         self.own_paths = self.own_answers.paths
         self.scratch = bytearray(self.config.receive_bytes)  # what lingering connections read into
 
-        self.selector: selectors.BaseSelector = selectors.DefaultSelector()
-        if config.when_idle is not None:
-            from penstock.transport.python.idle_selector import IdleSelector
-
-            self.selector = IdleSelector(config.when_idle)
+        self.selector: OtherSelector | EpollSelector | IdleSelector = (
+            EventSelector() if config.when_idle is None else IdleSelector(config.when_idle)
+        )
         self.batch: deque[tuple[Handler, int]] = deque()  # polled, and not yet handled
         # The same, of connections, once a turn has lasted for too long: `_poll` fills it.
         self.remainder = Remainder(self)
@@ -264,7 +264,7 @@ class Loop:
         Each request calls it: a method that passes the call on would cost as much again."""
         self._polling = False  # the leader is, or is about to be, blocked in the poll
         self._waker = Waker()
-        self.selector.register(self._waker.reader, selectors.EVENT_READ, self._waker)
+        self.selector.register(self._waker.reader, EVENT_READ, self._waker)
 
         self.handing_over = False  # set by any thread, before `draining`
         self.ask_full: Callable[[], bool] | None = None  # set while the stall monitor leads
@@ -404,11 +404,10 @@ class Loop:
         self._polling = False
         now = self.slot_words[POLLED] = time.monotonic_ns()
         self.now = self._polled_at = now / 1e9
-        if looks and not any(key.data in self.acceptors for key, _ in events):
+        if looks and not any(handler in self.acceptors for handler, _ in events):
             assert self.balancing is not None
             self.balancing.forget_deferrals()  # other workers took what was left to them
-        for key, mask in events:
-            batch.append((key.data, mask))
+        batch.extend(events)
         while unpolled:
             batch.append((unpolled.popleft(), PROCEED))
         if behind:
@@ -580,7 +579,7 @@ class Loop:
             self._first_read_credit = first_read_credit(config, credit, found=False)
             connection.unwatched = True
             self._unwatched.append(connection)
-            self.batch.append((connection, selectors.EVENT_READ))
+            self.batch.append((connection, EVENT_READ))
         else:
             self._begin_to_watch(connection)
 
@@ -588,7 +587,7 @@ class Loop:
         """Watch a new connection for input. Return True unless it was closed instead."""
         connection.unwatched = False
         try:
-            self.watch(connection, connection.watched | selectors.EVENT_READ)
+            self.watch(connection, connection.watched | EVENT_READ)
         except OSError:  # no memory, or no watch is left (epoll(7), max_user_watches)
             self._contain(connection)
             return False
