@@ -104,17 +104,21 @@ def test_serve_outside_of_the_main_thread_serves_until_that_has_ended(
 
 ENDS_WHILE_A_REQUEST_IS_STUCK = """
 import sys, threading, time
+from contextlib import suppress
 import penstock
 from support.serving import connect
 
 entered = threading.Event()
 
 def forever():
+    enter()
+    while True:
+        pass
+
+def enter():
     global stuck
     stuck = threading.current_thread()
     entered.set()
-    while True:
-        pass
 
 class Blocks:
     def __iter__(self):
@@ -128,8 +132,20 @@ class Blocks:
     def close(self):
         forever()
 
+class Headers(list):
+    def __iter__(self):
+        return forever()
+
 def app(environ, start_response):
-    start_response("200 OK", [])
+    if where == "start_response":
+        start_response("200 OK", Headers())
+    write = start_response("200 OK", [])
+    if where == "write":
+        enter()
+        with suppress(OSError):
+            while True:
+                write(b"block")
+        forever()
     return forever() if where == "call" else Blocks()
 
 # Another thread has the interpreter for a moment, while that ends.
@@ -147,7 +163,7 @@ print(stuck.is_alive())
 """
 
 
-@pytest.mark.parametrize("where", ["call", "iter", "next", "close"])
+@pytest.mark.parametrize("where", ["call", "start_response", "write", "iter", "next", "close"])
 def test_a_program_ends_as_it_would_while_a_request_is_stuck(transport: str, where: str) -> None:
     """An interpreter that ends unwinds the threads that are left, before Python 3.14.
 

@@ -334,7 +334,10 @@ impl Exchange {
         }
         let connection = Arc::clone(&self.request_body.connection);
         let mut state = connection.lock();
-        state.exchange.body_sent = self.body_sent;
+        let fields = self.head.as_ref().map_or(0, |head| head.fields_size());
+        state.exchange.sent = self.body_sent + fields as u64;
+        // Meanwhile the client may have sent more, which no thread has seen yet.
+        state.exchange.is_last &= time <= core.shared.options.slow_call;
         // Logged when it is known how it ended. The leader, which sends the rest, may have found
         // already that the client is gone.
         let later = is_sent_later(&state.output, reason);
@@ -430,7 +433,8 @@ impl Exchange {
 
 impl Drop for Exchange {
     /// Reset the connection of an exchange that was never ended: after a defect of ours, where memory
-    /// ran out, or where the handler of a signal raised outside of the application's call. Its client, and a server that drains, would wait for it for ever.
+    /// ran out, or where the handler of a signal raised outside of the application's call. Its client,
+    /// and a server that drains, would wait for it for ever.
     fn drop(&mut self) {
         if self.response.is_over() || self.shared().closed_in_child.get() {
             return;

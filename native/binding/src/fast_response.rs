@@ -3,6 +3,7 @@
 //! `penstock.wsgi.response.Response`, which is the reference, takes over.
 
 use crate::exchange::Exchange;
+use crate::ffi;
 use crate::response_head::ResponseHead;
 use crate::sending;
 use crate::validate;
@@ -173,7 +174,9 @@ impl FastResponse {
             }
         }
         let full = Self::full_response(slf)?;
-        full.call_method1(intern!(py, "start_response"), (status, headers, exc_info))
+        let exc_info = exc_info.unwrap_or_else(|| py.None().into_bound(py));
+        let name = intern!(py, "start_response");
+        ffi::call_method(&full, name, [&status, &headers, &exc_info])
     }
 
     /// `write()` of PEP 3333. Each call of `start_response` returns it, and hardly any application
@@ -182,14 +185,19 @@ impl FastResponse {
         slf: &Bound<'py, Self>,
         data: Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        Self::full_response(slf)?.call_method1(intern!(slf.py(), "write"), (data,))
+        ffi::call_method(
+            &Self::full_response(slf)?,
+            intern!(slf.py(), "write"),
+            [&data],
+        )
     }
 
     fn early_hints<'py>(
         slf: &Bound<'py, Self>,
         headers: Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        Self::full_response(slf)?.call_method1(intern!(slf.py(), "early_hints"), (headers,))
+        let full = Self::full_response(slf)?;
+        ffi::call_method(&full, intern!(slf.py(), "early_hints"), [&headers])
     }
 
     /// Send the body that the application returned in one piece, and end the response. Returns true
@@ -199,7 +207,8 @@ impl FastResponse {
             return Ok(true);
         }
         let full = Self::full_response(slf)?;
-        let whole = full.call_method1(intern!(slf.py(), "send_whole"), (block,))?;
+        let name = intern!(slf.py(), "send_whole");
+        let whole = ffi::call_method(&full, name, [block.as_any()])?;
         whole.extract()
     }
 

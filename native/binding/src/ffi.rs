@@ -81,8 +81,15 @@ pub fn has_weak_references(object: &Bound<'_, PyAny>) -> bool {
     }
 }
 
-/// The most arguments of `call`.
+/// The most arguments of `call` and `call_method`.
 const MOST_ARGUMENTS: usize = 5;
+
+type Call = unsafe extern "C-unwind" fn(
+    *mut ffi::PyObject,
+    *const *mut ffi::PyObject,
+    usize,
+    *mut ffi::PyObject,
+) -> *mut ffi::PyObject;
 
 /// Call what may be the application's code, or call it, and so may never return.
 ///
@@ -93,12 +100,6 @@ pub fn call<'py, const N: usize>(
     callable: &Bound<'py, PyAny>,
     arguments: [&Bound<'py, PyAny>; N],
 ) -> PyResult<Bound<'py, PyAny>> {
-    type Call = unsafe extern "C-unwind" fn(
-        *mut ffi::PyObject,
-        *const *mut ffi::PyObject,
-        usize,
-        *mut ffi::PyObject,
-    ) -> *mut ffi::PyObject;
     const { assert!(N <= MOST_ARGUMENTS) }
     // The place before the arguments is the callee's, for the object of a method.
     let mut places = [ptr::null_mut(); 1 + MOST_ARGUMENTS];
@@ -110,15 +111,32 @@ pub fn call<'py, const N: usize>(
     // alive, and what is returned is a new reference, or null with an exception set.
     unsafe {
         let call: Call = mem::transmute(black_box(ffi::PyObject_Vectorcall as *const ()));
-        let returned = held(|| {
-            call(
-                callable.as_ptr(),
-                places.as_ptr().add(1),
-                count,
-                ptr::null_mut(),
-            )
+        let returned = never_unwound(|| {
+            let first = places.as_ptr().add(1);
+            call(callable.as_ptr(), first, count, ptr::null_mut())
         });
         Bound::from_owned_ptr_or_err(callable.py(), returned)
+    }
+}
+
+/// Call a method that may never return: see `call`.
+pub fn call_method<'py, const N: usize>(
+    object: &Bound<'py, PyAny>,
+    name: &Bound<'py, PyString>,
+    arguments: [&Bound<'py, PyAny>; N],
+) -> PyResult<Bound<'py, PyAny>> {
+    const { assert!(N <= MOST_ARGUMENTS) }
+    let mut places = [ptr::null_mut(); 1 + MOST_ARGUMENTS];
+    places[0] = object.as_ptr();
+    for (place, argument) in places[1..].iter_mut().zip(arguments) {
+        *place = argument.as_ptr();
+    }
+    // SAFETY: as for `call`; the object is the first of the arguments.
+    unsafe {
+        let call: Call = mem::transmute(black_box(ffi::PyObject_VectorcallMethod as *const ()));
+        let first = places.as_ptr();
+        let returned = never_unwound(|| call(name.as_ptr(), first, N + 1, ptr::null_mut()));
+        Bound::from_owned_ptr_or_err(object.py(), returned)
     }
 }
 
@@ -127,7 +145,7 @@ pub fn iterator<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> 
     // SAFETY: as for `call`.
     unsafe {
         let iter: Unary = mem::transmute(black_box(ffi::PyObject_GetIter as *const ()));
-        let returned = held(|| iter(object.as_ptr()));
+        let returned = never_unwound(|| iter(object.as_ptr()));
         Bound::from_owned_ptr_or_err(object.py(), returned)
     }
 }
@@ -137,7 +155,7 @@ pub fn next<'py>(iterator: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyA
     // SAFETY: as for `call`; null without an exception is the end.
     unsafe {
         let next: Unary = mem::transmute(black_box(ffi::PyIter_Next as *const ()));
-        let returned = held(|| next(iterator.as_ptr()));
+        let returned = never_unwound(|| next(iterator.as_ptr()));
         match Bound::from_owned_ptr_or_opt(iterator.py(), returned) {
             Some(item) => Ok(Some(item)),
             None => PyErr::take(iterator.py()).map_or(Ok(None), Err),
@@ -149,7 +167,7 @@ type Unary = unsafe extern "C-unwind" fn(*mut ffi::PyObject) -> *mut ffi::PyObje
 
 /// Enter C code, and never leave it by unwinding.
 #[inline(always)]
-fn held<R>(enter: impl FnOnce() -> R) -> R {
+fn never_unwound<R>(enter: impl FnOnce() -> R) -> R {
     struct Stay;
     impl Drop for Stay {
         fn drop(&mut self) {

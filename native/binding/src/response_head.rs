@@ -78,12 +78,17 @@ impl ResponseHead {
             .get(self.status_end + LINE_END.len()..)
             .unwrap_or(&[]);
         std::iter::from_fn(move || {
-            let end = memchr::memchr(b'\r', left)?;
+            let end = memchr::memmem::find(left, LINE_END)?;
             let (line, after) = left.split_at_checked(end)?;
             left = after.get(LINE_END.len()..)?;
             let colon = memchr::memchr(b':', line)?; // a name has none
             Some((line.get(..colon)?, line.get(colon + 2..)?))
         })
+    }
+
+    /// How many bytes the lines of the fields have.
+    pub fn fields_size(&self) -> usize {
+        self.lines.len() - self.status_end - LINE_END.len()
     }
 
     /// The status, and the fields as Python code gives them.

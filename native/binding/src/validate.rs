@@ -1,7 +1,7 @@
 //! The checks of `start_response`, for what is plainly right. `penstock.wsgi.headers.check_head` is
 //! the reference, and judges whatever is not: it knows what to raise, and with which words.
 
-use crate::ffi::latin1_bytes;
+use crate::ffi::{self, latin1_bytes};
 use crate::response_head::ResponseHead;
 use penstock_protocol::response::{is_field_name, is_field_value};
 use pyo3::prelude::*;
@@ -42,7 +42,7 @@ impl HeadCheck {
                 let checked = (code, PyList::new(py, fields)?, length, false);
                 Ok(checked.into_pyobject(py)?.into_any())
             }
-            None => self.reference.bind(py).call1((status, headers)),
+            None => ffi::call(self.reference.bind(py), [status, headers]),
         }
     }
 }

@@ -18,7 +18,7 @@ const SEEN_HASHES: usize = 512;
 const MAX_BYTES: usize = 4096;
 
 /// The most fields of a section that is cached: one for each bit of [`Head::same`].
-const MAX_FIELDS: usize = 64;
+const MAX_FIELDS: usize = u64::BITS as usize;
 
 /// How many heads that differ from a section it is compared with. The last of them replaces it: what
 /// most clients send now is more likely in that one.
@@ -131,8 +131,11 @@ impl FieldCache {
         if let Some(section) = section.filter(|section| section.has_names(bytes, &head.fields)) {
             head.same = section.same_values(bytes, &head.fields);
             head.section_id = section.id;
+            let equal = head.same == head.every_field();
             self.latest = place;
-            self.count_differing(place, bytes, head);
+            if !equal {
+                self.count_differing(place, bytes, head);
+            }
             return;
         }
         let tag = (hash >> 32) as u32 | 1; // 0 stands for none

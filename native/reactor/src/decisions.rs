@@ -316,7 +316,7 @@ pub fn keeps_connection(
 }
 
 /// Return true if a connection lingers whose response has been sent. `last` is whether the client asked
-/// for the close, in a request without a body.
+/// for the close, in a request without a body, and was answered at once.
 pub fn lingers(
     options: &Options,
     last: bool,

@@ -37,10 +37,11 @@ pub struct ExchangeState {
     pub store_error: Option<io::Error>,
     /// What happens to the connection after the response.
     pub fate: Fate,
-    /// The client asked for the close, in a request without a body.
+    /// The client asked for the close, in a request without a body, and was answered at once.
     pub is_last: bool,
-    /// How many bytes the response's body has; 0 for an answer of the server's own.
-    pub body_sent: u64,
+    /// How many bytes the application's fields and the body of the response have; 0 for an answer of
+    /// the server's own, which is short.
+    pub sent: u64,
     /// The thread that answers waits until there is less output, and keeps the deadline.
     pub awaiting_room: bool,
     /// The record of a response that has ended, and is still being flushed: it is logged when it

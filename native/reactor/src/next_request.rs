@@ -59,7 +59,7 @@ pub fn after_response(
         state.exchange.is_last,
         state.requests,
         unread,
-        state.exchange.body_sent,
+        state.exchange.sent,
         connection.stream.is_secure(),
     );
     if lingers {

@@ -291,9 +291,10 @@ pub fn send_small(
 /// Hold a block so that it is sent with the next ones, while the application makes them. Return true
 /// if it is held.
 ///
-/// PEP 3333 allows that where another thread is sure to send it meanwhile: the next leader does, which
-/// the stall monitor sees to within two ticks. So no thread may lead by now, which would have to be
-/// woken for it; and for calls that are not fast each block would wait for that long.
+/// PEP 3333 allows that where another thread is sure to send it meanwhile. The next leader does: a
+/// thread that comes back from its call, or one that the stall monitor has lead, after two ticks or so
+/// of its clock. A thread that leads by now would have to be woken for each block, which costs more
+/// than to send it; and each block of a slow call would wait for the monitor.
 pub fn hold(
     shared: &Shared,
     connection: &Arc<Connection>,

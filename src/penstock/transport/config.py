@@ -285,9 +285,10 @@ class TransportConfig:
     linger_bytes: int = 256 * 1024 * 1024
     """How much a lingering connection may still send: with more, its client is no late reader."""
     unlingered_bytes: int = 12 * 1024
-    """A body up to this size has left with its head when a connection closes without lingering.
+    """A response up to this size has left when a connection closes without lingering.
 
-    TCP sends ten segments before the client has acknowledged any (RFC 6928).
+    TCP sends ten segments before the client has acknowledged any (RFC 6928), as far as the client's
+    window allows. The application's fields and the body count.
     """
     drain_head_seconds: float = 2.0
     """How long a draining transport waits at least for the rest of a head that has begun.
@@ -321,7 +322,7 @@ class TransportConfig:
     kernel: a fast application does not pay for the monitor's ticks."""
     monitor_tick_seconds: float = 0.001
     """How often the native transport's stall monitor looks. A slow call delays other clients by
-    about twice as long at most, and so long waits a block for the next ones."""
+    about twice as long, and about so long a block waits for the next ones."""
     monitor_idle_seconds: float = 0.05
     """The stall monitor sleeps when no request came for this long: an idle server does nothing."""
     signal_check_seconds: float = 1.0

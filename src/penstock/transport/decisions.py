@@ -445,11 +445,12 @@ def lingers(
     If the kernel holds or gets input after the closing, it sends RST, and drops what the client has
     not acknowledged (RFC 9112, section 9.6). A client that asked for the close sends nothing behind
     that request, by the same section. So the connection is closed at once where nothing else is at
-    stake. ``last`` is whether the client asked for the close, in a request without a body: old
-    clients send CRLF behind one. ``requests`` is how many the connection had, since responses to
+    stake. ``last`` is whether the client asked for the close, in a request without a body (old
+    clients send CRLF behind one), and the call was not slow: during a long one the client may have
+    sent what no thread has seen. ``requests`` is how many the connection had, since responses to
     earlier ones may be on their way. ``unread`` is whether the client is known to have sent more,
-    ``sent`` how many bytes the response's body has: no more than what has left by now. ``secure``
-    is whether TLS ends the stream, which is more than to close it.
+    ``sent`` how many bytes the application's fields and the body have: no more than a usual client
+    has been sent by now. ``secure`` is whether TLS ends the stream, which is more than to close it.
     """
     return not last or requests != 1 or unread or sent > config.unlingered_bytes or secure
 

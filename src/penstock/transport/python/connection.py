@@ -102,7 +102,6 @@ class Connection:
         "awaited",
         "base_environ",
         "body_clock",
-        "body_sent",
         "client",
         "client_key",
         "client_request",
@@ -133,6 +132,7 @@ class Connection:
         "remote_port",
         "requests",
         "said",
+        "sent",
         "server_fields",
         "share_key",
         "since",
@@ -186,7 +186,7 @@ class Connection:
         self.watched = 0  # the selector's event mask; changed by the leader only
         self.unwatched = False  # it was accepted after the last poll, and is not watched yet
         self.is_last = False  # the client asked for the close, in a request without a body
-        self.body_sent = 0  # how many bytes the body of the response to it has
+        self.sent = 0  # how many bytes the application's fields and the body of its response have
         self.client: dict[str, Any] | None = None  # the environ that repeated fields make
         self.client_request: Request | None = None  # of which it has the rest, too
         # From when its head is complete until it is reported: so also while it is flushed.
@@ -796,8 +796,11 @@ class Connection:
         if fate is CLOSE:
             request = exchange.request
             last = not (request.keep_alive or request.body_expected)
-            self.is_last = last and exchange.websocket is None
-            self.body_sent = exchange.body_sent
+            # During a slow call the client may have sent more, which no thread has seen yet.
+            slow = time.monotonic_ns() - exchange.handed_out_at > loop.slow_paths.slow_ns
+            self.is_last = last and not slow and exchange.websocket is None
+            fields = exchange.response_headers
+            self.sent = exchange.body_sent + sum(len(name) + len(of) + 4 for name, of in fields)
         self.phase = ANSWERED
         loop.post(self)
         # The leader need not hurry where the client's next request is what wakes it up anyway.
@@ -909,7 +912,7 @@ class Connection:
             return
         # What has come is in the parser, or an event has told of it: then it is not watched for.
         unread = bool(self.parser.buffered) or not (self.unwatched or self.watched & EVENT_READ)
-        config, sent, secure = self.loop.config, self.body_sent, self.stream.secure
+        config, sent, secure = self.loop.config, self.sent, self.stream.secure
         if lingers(config, self.is_last, self.requests, unread, sent, secure):
             self.linger()
         else:
