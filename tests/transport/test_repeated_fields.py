@@ -38,6 +38,7 @@ VALUES = ("", "x", "y" * 200, "session=2", "b.example:80", "\xfc, z")
 
 def show(environ: Environ, start_response: StartResponse) -> list[bytes]:
     shown = {key: value for key, value in environ.items() if key.startswith(("HTTP_", "CONTENT_"))}
+    shown.pop("HTTP_X_REQUEST_START", None)  # the server's, where a request has waited for a thread
     shown["body"] = environ["wsgi.input"].read().decode()
     start_response("200 OK", TEXT)
     return [json.dumps(shown).encode()]
