@@ -25,7 +25,8 @@ pytestmark = pytest.mark.skipif(not native_built(), reason="needs the native tra
 Servers = tuple[Pair, Application, Path]
 
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
-    "1 thread": {"threads": 1},
+    # With a health path the stall monitor is there from the start, and does not come with a test.
+    "1 thread": {"threads": 1, "health_path": "/healthz"},
     "4 threads, no sendfile": {"threads": 4, "sendfile": False},
     "streamed": {"threads": 2, "stream_requests": True, "server_header": ""},
 }
