@@ -28,17 +28,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness import certificate, environment, processes
+from harness.bare import APPLICATION, write_figures
+from harness.servers import free_port
 
 HOST = "127.0.0.1"
 PATIENCE_SECONDS = 60.0
 TRANSPORTS = ("native", "python")
-APPLICATION = """\
-def app(environ, start_response):
-    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "3")])
-    return [b"ok\\n"]
-"""
 PAGE = environment.ROOT / "docs" / "performance" / "memory.md"
-BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 
 
 @dataclass(frozen=True)
@@ -76,13 +72,6 @@ class Memory:
     proportional: int
     """Each page divided by the number of processes that share it."""
     private: int
-
-
-def free_port() -> int:
-    """Return a port that was free just now."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager
@@ -272,10 +261,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"MiB, medians of {given.memory_starts} starts; times of {given.starts} starts by turns, "
         f"beside a load of {os.getloadavg()[1]:.1f} processes on {os.cpu_count()} cores."
     )
-    text = PAGE.read_text()
-    before, after = text.partition(BEGIN)[0], text.partition(END)[2]
-    figures = "\n".join([BEGIN, "", head, "", *remembered, "", *starting, "", END])
-    PAGE.write_text(before + figures + after)
+    write_figures(PAGE, [head, "", *remembered, "", *starting])
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness import environment, processes
+from harness.bare import APPLICATION, write_figures
 from harness.servers import free_port
 
 HOST = "127.0.0.1"
@@ -32,13 +33,7 @@ WORKERS = (1, 8, 32)
 PATIENCE_SECONDS = 60.0
 ONE_BY_ONE = 500
 """Connections that are made one after the other, to count what each wakes."""
-APPLICATION = """\
-def app(environ, start_response):
-    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "3")])
-    return [b"ok\\n"]
-"""
 PAGE = environment.ROOT / "docs" / "performance" / "scaling.md"
-BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 
 
 @dataclass(frozen=True)
@@ -247,9 +242,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"4 threads a worker; {given.rounds} rounds of {given.seconds} s, by turns; medians. The "
         f"machine's load was {os.getloadavg()[1]:.1f} processes on {os.cpu_count()} cores."
     )
-    text = PAGE.read_text()
-    before, after = text.partition(BEGIN)[0], text.partition(END)[2]
-    PAGE.write_text(before + "\n".join([BEGIN, "", head, "", *found, "", END]) + after)
+    write_figures(PAGE, [head, "", *found])
 
 
 if __name__ == "__main__":
