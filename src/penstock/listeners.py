@@ -57,6 +57,11 @@ _REASONS = {
 }
 _FIRST_UNPRIVILEGED_PORT = 1024
 
+FIRST_AHEAD_BYTES = 16 * 1024
+"""How many bytes that are not on their way the kernel takes for a new client, beyond one block.
+
+It takes more once the client reads: see `penstock.transport.config.TransportConfig.ahead_bytes`.
+"""
 _SO_ATTACH_FILTER = 26  # of Linux; the socket module does not have it
 _DROP_SYN = b"".join(
     struct.pack("HBBI", *instruction)
@@ -144,7 +149,8 @@ class Listener:
         the path has to belong to, where that process may have been led elsewhere by that user.
         """
         self.socket = sock
-        """Non-blocking, not inherited by children; accepted TCP sockets inherit TCP_NODELAY."""
+        """Non-blocking, not inherited by children; accepted TCP sockets inherit TCP_NODELAY,
+        and TCP_NOTSENT_LOWAT of `FIRST_AHEAD_BYTES`."""
         self.tls = address.tls
         """Whether clients speak TLS there."""
         self.uwsgi = address.uwsgi
@@ -821,6 +827,7 @@ def _prepare(sock: socket.socket) -> None:
     sock.set_inheritable(False)
     if sock.family != socket.AF_UNIX:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, FIRST_AHEAD_BYTES)
 
 
 def _open_directory(path: str) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterable
@@ -369,6 +370,39 @@ def test_a_client_has_a_number_of_requests_by_time(transport: str) -> None:
             probe.send(get("/healthz"))
             assert probe.read_response().status in (200, 503)
         assert server.word(CLIENT_RATE) == 1
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/net/tcp"), reason="no /proc/net/tcp")
+def test_the_kernel_holds_little_for_a_client_that_has_read_nothing(transport: str) -> None:
+    """SECURITY 9: 10,000 slow readers had the kernel hold 1.6 GB, and every client waited."""
+    page = b"x" * 8_000_000
+
+    def application(environ: Environ, start_response: Any) -> Iterable[bytes]:
+        start_response("200 OK", [("Content-Length", str(len(page)))])
+        return [page]
+
+    with (
+        serving(application, transport) as server,
+        connect(server, receive_buffer=4096) as client,
+    ):
+        client.send(get())
+        eventually(lambda: held_by_the_kernel(server, client) > 0)
+        # The kernel takes what it takes at once, or never.
+        held = [held_by_the_kernel(server, client) for _ in range(10)]
+        assert max(held) < 250_000
+        # One that reads has it hold more, so that a response takes fewer calls.
+        while held_by_the_kernel(server, client) <= 2 * max(held):
+            assert client.socket.recv(1_000_000)
+
+
+def held_by_the_kernel(server: BareServer, client: Client) -> int:
+    """Return how many bytes the server's socket has that the client has not acknowledged."""
+    ends = [f":{port:04X}" for port in (server.port, client.socket.getsockname()[1])]
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, near, far, _, queues, *_ = line.split()
+        if [near[-5:], far[-5:]] == ends:
+            return int(queues.partition(":")[0], 16)
+    return 0
 
 
 @pytest.mark.parametrize("streamed", [False, True])

@@ -104,6 +104,9 @@ class BufferStream(Stream):
     def wait_writable(self, seconds: float) -> bool:
         return self.room != 0
 
+    def hold_ahead(self, count: int) -> None:
+        pass
+
     def unacknowledged(self) -> int:
         return 0
 

@@ -171,6 +171,7 @@ TABLE: dict[str, list[tuple[Sequence[Value], float]]] = {
         ((1 << 20, 4 << 30, 1), 507),
         (((1 << 30) + 1, 4 << 30, 1), 413),
     ],
+    "most_ahead": [((), 1)],
     "exceeds_unsent": [((1 << 20,), False), (((1 << 20) + 1,), True)],
     "far_exceeds_unsent": [((17 << 16,), False), (((17 << 16) + 1,), True)],
     "is_relieved": [((15 << 16,), True), (((15 << 16) + 1,), False)],

@@ -39,6 +39,9 @@ class FakeStream:
     def note_sent(self, count: int) -> None:
         """Take note of nothing."""
 
+    def hold_ahead(self, _count: int) -> None:
+        """Hold no more."""
+
     def send_file(self, _descriptor: int, _offset: int, count: int) -> int:
         self.asked.set()
         assert self.disk.wait(DEADLINE)

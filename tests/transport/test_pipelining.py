@@ -92,7 +92,7 @@ def test_answers_that_are_not_read_stop_a_pipelining_client_not_the_server(
     with penstock.running(application, transport=transport, threads=threads) as server:
         with connect(server, receive_buffer=4096) as greedy:
             greedy.send(get() * calls)
-            eventually(lambda: len(seen) > 10)
+            eventually(lambda: seen)
             with connect(server) as other:
                 for _ in range(20):
                     assert other.request("GET", "/").status == 200

@@ -134,6 +134,7 @@ pub fn read_options(config: &Bound<'_, PyAny>) -> PyResult<Options> {
         discard_bytes: large("discard_bytes")?,
         wait_slice: time("wait_slice_seconds")?,
         flush_bytes: large("flush_bytes")?,
+        ahead_bytes: large("ahead_bytes")?,
         join_bytes: size("join_bytes")?,
         out_spool_patience: time("out_spool_patience_seconds")?,
         linger: time("linger_seconds")?,

@@ -31,7 +31,7 @@ use crate::exchange_trace::ExchangeTrace;
 use crate::forwarded::Forwarded;
 use crate::log_queue::{Ended, LogQueue};
 use crate::options::Options;
-use crate::output::{Output, UnsentCount};
+use crate::output::{Output, OutputTotals};
 use crate::poller::Token;
 use crate::scoreboard::Scoreboard;
 use crate::states::{Input, Phase};
@@ -168,7 +168,7 @@ impl Connection {
     #[expect(clippy::too_many_arguments, reason = "what a connection consists of")]
     pub fn new(
         options: &Options,
-        all_unsent: UnsentCount,
+        output_totals: OutputTotals,
         draining: bool,
         stream: Box<dyn Stream>,
         token: Token,
@@ -217,7 +217,7 @@ impl Connection {
                 since: now,
                 requests: 0,
                 exchange: ExchangeState::default(),
-                output: Output::new(options.flush_bytes, all_unsent),
+                output: Output::new(options, output_totals),
                 proxy_header: Vec::new(),
                 in_head: false,
                 body_clock: BodyClock::default(),

@@ -187,6 +187,12 @@ pub fn is_relieved(budgets: &Budgets, unsent: u64) -> bool {
     unsent <= budgets.unsent - budgets.unsent / 16
 }
 
+/// Return for how many connections at a time the kernel may hold `ahead_bytes` that are not on their
+/// way to the client: together as much as may wait unsent in the worker.
+pub fn most_ahead(options: &Options) -> u64 {
+    options.budgets.unsent / options.ahead_bytes
+}
+
 /// Return how long a client needs for what it has not read yet, at its pace so far.
 pub fn time_to_read(unsent: u64, taken: u64, waited: Nanos) -> Nanos {
     (waited as f64 * unsent as f64 / taken.max(1) as f64) as Nanos
@@ -428,6 +434,7 @@ pub fn decide(options: &Options, name: &str, given: &[Option<f64>]) -> Option<f6
         "spool_status" => f64::from(spool_status(options, whole(0), whole(1), whole(2))),
         "is_relieved" => number(is_relieved(budgets, whole(0))),
         "far_exceeds_unsent" => number(far_exceeds_unsent(budgets, whole(0))),
+        "most_ahead" => most_ahead(options) as f64,
         "exceeds_unsent" => number(exceeds_unsent(budgets, whole(0))),
         "time_to_read" => seconds(time_to_read(whole(0), whole(1), time(2))),
         "output_step" => f64::from(output_step(options, whole(0), whole(1), time(2)) as u8),

@@ -88,6 +88,6 @@ pub fn flush_turn<'a>(
         let closed = io::Error::from_raw_os_error(libc::ECONNRESET);
         return (state, Err(closed));
     }
-    let flushed = state.output.put_back(region, sent);
+    let flushed = state.output.put_back(region, sent, &*connection.stream);
     (state, flushed)
 }

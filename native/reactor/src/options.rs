@@ -137,6 +137,7 @@ pub struct Options {
     pub discard_bytes: u64,
     pub wait_slice: Nanos,
     pub flush_bytes: u64,
+    pub ahead_bytes: u64,
     pub join_bytes: usize,
     pub out_spool_patience: Nanos,
     pub linger: Nanos,

@@ -3,6 +3,7 @@
 use crate::decisions;
 use crate::disk::DiskFile;
 use crate::file_count::FileCounted;
+use crate::options::Options;
 use crate::spool::Spooled;
 use crate::stream::Stream;
 use crate::sys::{self, Nanos};
@@ -34,32 +35,58 @@ pub fn lost_client(error: &io::Error) -> &'static str {
     }
 }
 
-/// How many bytes of all responses of a transport are in memory, and not with the kernel.
+/// What all responses of a transport count together.
 #[derive(Clone, Default)]
-pub struct UnsentCount(Arc<AtomicU64>);
+pub struct OutputTotals(Arc<Totals>);
 
-impl UnsentCount {
-    pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+#[derive(Default)]
+struct Totals {
+    /// Bytes in memory, and not with the kernel.
+    unsent: AtomicU64,
+    /// Connections for which the kernel holds `ahead_bytes`.
+    ahead: AtomicU64,
+}
+
+impl OutputTotals {
+    /// How many bytes are in memory, and not with the kernel.
+    pub fn unsent(&self) -> u64 {
+        self.0.unsent.load(Ordering::Relaxed)
+    }
+
+    /// Count one more connection for which the kernel holds bytes ahead, unless there are `most`.
+    fn hold_ahead(&self, most: u64) -> Option<Ahead> {
+        let more = |count| (count < most).then_some(count + 1);
+        let counted = &self.0.ahead;
+        let joined = counted.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        joined.is_ok().then(|| Ahead(self.clone()))
     }
 }
 
-/// How many of them are of one response.
+/// Counts a connection for which the kernel holds bytes ahead.
+struct Ahead(OutputTotals);
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        self.0.0.ahead.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// How many unsent bytes are of one response.
 #[derive(Default)]
 struct UnsentShare {
     bytes: u64,
-    all: UnsentCount,
+    all: OutputTotals,
 }
 
 impl UnsentShare {
     fn add(&mut self, count: u64) {
         self.bytes += count;
-        self.all.0.fetch_add(count, Ordering::Relaxed);
+        self.all.0.unsent.fetch_add(count, Ordering::Relaxed);
     }
 
     fn take_off(&mut self, count: u64) {
         self.bytes -= count;
-        self.all.0.fetch_sub(count, Ordering::Relaxed);
+        self.all.0.unsent.fetch_sub(count, Ordering::Relaxed);
     }
 }
 
@@ -209,6 +236,11 @@ pub struct Output {
     /// Since when the kernel takes no more, and what it had taken by then; 0 while it takes all.
     waiting_since: Nanos,
     taken_before: u64,
+    /// How many bytes the kernel may hold ahead once the client has shown that it reads, and for how
+    /// many connections.
+    ahead_bytes: u64,
+    most_ahead: u64,
+    ahead: Option<Ahead>,
     corked: bool,
     /// A thread that may wait for the disk is asked to send what there is, and has not begun.
     asked: bool,
@@ -222,13 +254,14 @@ pub struct Output {
 }
 
 impl Output {
-    /// `most` is how many bytes one flush sends; `all_unsent` counts those of all responses.
-    pub fn new(most: u64, all_unsent: UnsentCount) -> Self {
+    pub fn new(options: &Options, totals: OutputTotals) -> Self {
         Output {
-            most,
+            most: options.flush_bytes,
+            ahead_bytes: options.ahead_bytes,
+            most_ahead: decisions::most_ahead(options),
             memory: UnsentShare {
                 bytes: 0,
-                all: all_unsent,
+                all: totals,
             },
             ..Output::default()
         }
@@ -283,6 +316,17 @@ impl Output {
         Flushed::Blocked
     }
 
+    /// Note that the kernel takes something. Where it did not for a while, the client reads: from then on
+    /// the kernel holds more of what is unsent, so that fewer calls send it.
+    fn accepted(&mut self, stream: &dyn Stream) {
+        if self.waiting_since != 0 && self.ahead.is_none() {
+            self.ahead = self.memory.all.hold_ahead(self.most_ahead);
+            if self.ahead.is_some() {
+                stream.hold_ahead(self.ahead_bytes);
+            }
+        }
+    }
+
     /// Keep all of it back, until something is flushed: it leaves with what follows.
     pub fn cork(&mut self) {
         self.corked = self.size > 0;
@@ -326,6 +370,7 @@ impl Output {
                     self.size -= sent;
                     self.taken += sent;
                     budget = budget.saturating_sub(sent);
+                    self.accepted(stream);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     return Ok(self.blocked());
@@ -435,13 +480,19 @@ impl Output {
     }
 
     /// Put back what is left of it; `sent` is what sending it returned.
-    pub fn put_back(&mut self, region: Region, sent: io::Result<u64>) -> io::Result<Flushed> {
+    pub fn put_back(
+        &mut self,
+        region: Region,
+        sent: io::Result<u64>,
+        stream: &dyn Stream,
+    ) -> io::Result<Flushed> {
         self.in_flight = false;
         self.check()?; // it may have failed meanwhile, for another thread
         match sent {
             Ok(sent) => {
                 self.size -= sent;
                 self.taken += sent;
+                self.accepted(stream);
                 if region.is_spooled() {
                     self.note_spool_sent(sent);
                 }

@@ -10,7 +10,7 @@ use crate::file_count::FileCount;
 use crate::inbox::Inbox;
 use crate::log_queue::LogQueue;
 use crate::options::Options;
-use crate::output::UnsentCount;
+use crate::output::OutputTotals;
 use crate::poller::{Poller, Token};
 use crate::queue::WaitingQueue;
 use crate::rate_limit::siphash;
@@ -124,8 +124,7 @@ pub struct Shared {
     pub spooling: Spooling,
     /// Requests whose body the application still reads.
     pub streaming: Arc<AtomicU64>,
-    /// Bytes of responses in memory.
-    unsent: UnsentCount,
+    output_totals: OutputTotals,
     /// What TLS connections begin with.
     tls: Mutex<Option<Arc<dyn Secure>>>,
     /// How many connections each client has, by `client::key_of`, where that is limited.
@@ -180,7 +179,7 @@ impl Shared {
             relieve: Flag::default(),
             date_line: Mutex::default(),
             files,
-            unsent: UnsentCount::default(),
+            output_totals: OutputTotals::default(),
             tls: Mutex::default(),
             clients: Mutex::default(),
             heads: AtomicUsize::new(0),
@@ -404,17 +403,17 @@ impl Shared {
 
     /// Whether the unsent bytes of all responses are more than may be.
     pub fn exceeds_unsent(&self) -> bool {
-        decisions::exceeds_unsent(&self.options.budgets, self.unsent.get())
+        decisions::exceeds_unsent(&self.options.budgets, self.output_totals.unsent())
     }
 
     /// Whether they are far more, and readers are cut off whatever else is to be done.
     pub fn far_exceeds_unsent(&self) -> bool {
-        decisions::far_exceeds_unsent(&self.options.budgets, self.unsent.get())
+        decisions::far_exceeds_unsent(&self.options.budgets, self.output_totals.unsent())
     }
 
     /// Whether enough readers have been cut off: there is some room again.
     pub fn is_relieved(&self) -> bool {
-        decisions::is_relieved(&self.options.budgets, self.unsent.get())
+        decisions::is_relieved(&self.options.budgets, self.output_totals.unsent())
     }
 
     pub fn connection_count(&self) -> usize {
@@ -505,7 +504,7 @@ impl Shared {
         let token = registry.reserve();
         let connection = Arc::new(Connection::new(
             &self.options,
-            self.unsent.clone(),
+            self.output_totals.clone(),
             self.draining.get(),
             stream,
             token,

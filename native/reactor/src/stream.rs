@@ -113,6 +113,11 @@ pub trait Stream: Send + Sync {
     /// Send a part of a file; return 0 if the file ends before `offset`.
     fn send_file(&self, file: &Fd, offset: u64, size: usize) -> io::Result<usize>;
 
+    /// Have the kernel hold up to so many bytes that are not on their way to the client yet.
+    fn hold_ahead(&self, bytes: u64) {
+        let _ = bytes;
+    }
+
     /// Wait until the stream is ready, or in an error; return whether it is.
     fn wait(&self, what: Readiness, timeout: Nanos) -> io::Result<bool>;
 
@@ -203,6 +208,10 @@ impl Stream for PlainStream {
 
     fn send_file(&self, file: &Fd, offset: u64, size: usize) -> io::Result<usize> {
         self.count(BYTES_SENT, sys::send_file(&self.socket, file, offset, size))
+    }
+
+    fn hold_ahead(&self, bytes: u64) {
+        sys::hold_ahead(&self.socket, bytes);
     }
 
     fn wait(&self, what: Readiness, timeout: Nanos) -> io::Result<bool> {

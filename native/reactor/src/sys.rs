@@ -323,6 +323,18 @@ pub fn reset_on_close(socket: &Fd) {
     };
 }
 
+/// Have the kernel take up to so many bytes that are not on their way to the client yet.
+///
+/// A socket has this from its listener at first: see `penstock.listeners`.
+pub fn hold_ahead(socket: &Fd, bytes: u64) {
+    let bytes = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
+    let size = mem::size_of_val(&bytes) as libc::socklen_t;
+    let (pointer, option) = ((&raw const bytes).cast(), libc::TCP_NOTSENT_LOWAT);
+    // A unix socket refuses it, and does not need it.
+    // SAFETY: pointer and size are those of `bytes`.
+    unsafe { libc::setsockopt(socket.raw(), libc::IPPROTO_TCP, option, pointer, size) };
+}
+
 /// Reset a connection under the thread that uses it: its next call on the socket fails.
 ///
 /// The descriptor stays taken: closed, its number could become another connection's, and the thread

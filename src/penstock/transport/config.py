@@ -264,6 +264,13 @@ class TransportConfig:
     """
     flush_bytes: int = 1024 * 1024
     """The most bytes of one connection that one turn of the leader sends: others wait meanwhile."""
+    ahead_bytes: int = 1024 * 1024
+    """How many bytes that are not on their way the kernel may hold for a client that reads.
+
+    Until a client has shown that it does, these are `penstock.listeners.FIRST_AHEAD_BYTES`. Such
+    bytes are memory that no budget counts: 10,000 clients that read nothing would have the kernel
+    hold gigabytes, and all connections of the machine would suffer.
+    """
 
     out_spool_patience_seconds: float = 0.02
     """How long a thread waits for a client before it writes the response to a temporary file.

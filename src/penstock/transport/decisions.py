@@ -330,6 +330,14 @@ def is_relieved(config: TransportConfig, unsent: int) -> bool:
     return unsent <= config.max_unsent - config.max_unsent // 16
 
 
+def most_ahead(config: TransportConfig) -> int:
+    """Return for how many connections at a time the kernel may hold ``ahead_bytes``.
+
+    Together that is as much as may wait unsent in the worker.
+    """
+    return config.max_unsent // config.ahead_bytes
+
+
 def time_to_read(unsent: int, taken: int, waited: float) -> float:
     """Return how many seconds a client needs for what it has not read yet, at its pace so far.
 

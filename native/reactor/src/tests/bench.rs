@@ -364,6 +364,7 @@ pub fn options() -> Options {
         discard_bytes: 256 * 1024,
         wait_slice: 100 * MILLISECOND,
         flush_bytes: 1024 * 1024,
+        ahead_bytes: 1024 * 1024,
         join_bytes: 64 * 1024,
         out_spool_patience: 20 * MILLISECOND,
         linger: 10 * SECOND,

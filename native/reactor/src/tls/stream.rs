@@ -498,6 +498,10 @@ impl Stream for TlsStream {
         self.lock().cut_short = true;
     }
 
+    fn hold_ahead(&self, bytes: u64) {
+        self.inner.hold_ahead(bytes);
+    }
+
     fn reset_on_close(&self) {
         self.resets.store(true, Ordering::Relaxed);
         self.inner.reset_on_close();

@@ -18,6 +18,7 @@ from penstock.telemetry.scoreboard import (
 from penstock.transport.decisions import (
     SpoolRefusal,
     body_room,
+    most_ahead,
     out_spool_refusal,
     spool_status,
 )
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 class Budget:
     """Counts that any thread changes, under a lock that is held for a few additions."""
 
-    __slots__ = ("_config", "_lock", "_scoreboard", "_words", "bodies", "files", "unsent")
+    __slots__ = ("_config", "_lock", "_scoreboard", "_words", "ahead", "bodies", "files", "unsent")
 
     def __init__(self, config: TransportConfig, slot: Slot) -> None:
         self._config = config
@@ -44,6 +45,8 @@ class Budget:
         behind an unsent response."""
         self.unsent = 0
         """Bytes of responses in memory that the kernel has not taken."""
+        self.ahead = 0
+        """Connections for which the kernel holds `TransportConfig.ahead_bytes`."""
 
     def take_file(self) -> None:
         """Count a file that was opened."""
@@ -80,6 +83,19 @@ class Budget:
         """Count ``count`` unsent bytes more, or fewer where it is negative."""
         with self._lock:
             self.unsent += count
+
+    def hold_ahead(self) -> bool:
+        """Count a connection for which the kernel holds bytes ahead, if it may."""
+        with self._lock:
+            if self.ahead >= most_ahead(self._config):
+                return False
+            self.ahead += 1
+            return True
+
+    def end_ahead(self) -> None:
+        """Count one such connection fewer."""
+        with self._lock:
+            self.ahead -= 1
 
     def take_spool(self, body: int, more: int) -> None:
         """Count ``more`` bytes that go into a temporary file, for a body that is then this long.

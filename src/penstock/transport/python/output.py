@@ -92,7 +92,9 @@ class Output:
 
     __slots__ = (
         "_acknowledged",
+        "_ahead",
         "_asked",
+        "_blocked",
         "_budget",
         "_close_stream",
         "_config",
@@ -125,6 +127,8 @@ class Output:
         self._disk = disk
         self._waiting_since = 0.0  # since when something is unsent, ...
         self._taken_before = 0  # ... and what the kernel had taken by then
+        self._blocked = False  # the kernel has taken no more for a while
+        self._ahead = False  # it holds more ahead now
         self._acknowledged = 0  # by the client, when `is_taken` was called last
         self.awaited = False  # a thread waits until there is less: `RoomAwaited`
         self.closed = False
@@ -227,8 +231,7 @@ class Output:
             if error is not None:
                 self._fail(error)
                 return False
-            self.size -= sent
-            self.taken += sent
+            self._note_taken(sent)
             if isinstance(region, SpooledRegion):
                 assert self._spool is not None
                 self._spool.unsent -= sent
@@ -304,22 +307,39 @@ class Output:
                 sent = self._stream.send(piece, NO_SIGNAL)
                 self._stream.note_sent(sent)
             except BlockingIOError:
+                self._blocked = True
                 return most  # no more in this turn
             self._hold(-sent)
             if sent == len(piece):
                 self._pieces.popleft()
             else:
                 self._pieces[0] = piece[sent:]
-            self.size -= sent
-            self.taken += sent
+            self._note_taken(sent)
             left -= sent
         return most - left
+
+    def _note_taken(self, count: int) -> None:
+        """Note what the kernel has taken, if anything.
+
+        Where it took nothing for a while, the client reads: from then on the kernel holds more of
+        what is unsent, so that fewer calls send it.
+        """
+        self.size -= count
+        self.taken += count
+        if count == 0:
+            self._blocked = True
+        elif self._blocked and not self._ahead and self._budget.hold_ahead():
+            self._ahead = True
+            self._stream.hold_ahead(self._config.ahead_bytes)
 
     def close(self) -> None:
         """Drop what is queued and free the descriptors."""
         with self._lock:
             self.closed = True
             self._drop()
+            if self._ahead:
+                self._ahead = False
+                self._budget.end_ahead()
 
     def close_stream(self) -> None:
         """Close the stream: now, or when no thread sends a part of a file any more.

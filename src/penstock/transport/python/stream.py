@@ -116,6 +116,11 @@ class SocketStream:
         poller.register(self._socket, event)
         return bool(poller.poll(seconds * 1000))
 
+    def hold_ahead(self, count: int) -> None:
+        """Have the kernel hold up to ``count`` bytes that are not on their way to the client."""
+        with contextlib.suppress(OSError):  # a Unix socket does not, and does not need it
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, count)
+
     def unacknowledged(self) -> int:
         """Return how many bytes wait in the send buffer or on the wire; 0 where that is unknown."""
         return self._ask(TIOCOUTQ)
