@@ -34,6 +34,9 @@ pub fn handle_event(
     if event.broken {
         connection.set_gone();
     }
+    if event.room || event.broken {
+        state.output.note_room(); // also for the leader that goes on with it after its answer
+    }
     match state.phase {
         Phase::Handshaking => handshaking::advance(connection, shared, leader, &mut state),
         Phase::Reading | Phase::Discarding => {
@@ -141,7 +144,9 @@ pub fn resume(
     } else if state.output.size > 0 {
         connection.set_phase(state, Phase::Flushing);
         responding::await_output(connection, shared, state, leader.now);
-        responding::flush(connection, shared, leader, state);
+        if !state.output.is_full() {
+            responding::flush(connection, shared, leader, state);
+        }
     } else {
         state.log_finished(&shared.scoreboard, &shared.log_queue, None); // what was unsent has left since
         next_request::after_response(connection, shared, leader, state);

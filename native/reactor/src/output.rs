@@ -236,6 +236,8 @@ pub struct Output {
     /// Since when the kernel takes no more, and what it had taken by then; 0 while it takes all.
     waiting_since: Nanos,
     taken_before: u64,
+    /// The kernel has taken no more since the poller has told of room.
+    full: bool,
     /// How many bytes the kernel may hold ahead once the client has shown that it reads, and for how
     /// many connections.
     ahead_bytes: u64,
@@ -307,8 +309,9 @@ impl Output {
         decisions::time_to_read(self.size, self.taken - self.taken_before, waited)
     }
 
-    /// Note that the kernel takes no more.
-    fn blocked(&mut self) -> Flushed {
+    /// Note that the kernel takes no more, so that an event tells when it does.
+    pub fn blocked(&mut self) -> Flushed {
+        self.full = true;
         if self.waiting_since == 0 {
             self.waiting_since = sys::monotonic();
             self.taken_before = self.taken;
@@ -319,12 +322,23 @@ impl Output {
     /// Note that the kernel takes something. Where it did not for a while, the client reads: from then on
     /// the kernel holds more of what is unsent, so that fewer calls send it.
     fn accepted(&mut self, stream: &dyn Stream) {
+        self.full = false;
         if self.waiting_since != 0 && self.ahead.is_none() {
             self.ahead = self.memory.all.hold_ahead(self.most_ahead);
             if self.ahead.is_some() {
                 stream.hold_ahead(self.ahead_bytes);
             }
         }
+    }
+
+    /// Note that the poller has told of room, or of an error that the next call meets.
+    pub fn note_room(&mut self) {
+        self.full = false;
+    }
+
+    /// Whether sending waits for an event that tells of room.
+    pub fn is_full(&self) -> bool {
+        self.full
     }
 
     /// Keep all of it back, until something is flushed: it leaves with what follows.
@@ -394,6 +408,7 @@ impl Output {
             return Flushed::Blocked; // what is moved is sent by the thread that moves it
         }
         self.waiting_since = 0;
+        self.full = false;
         Flushed::All
     }
 

@@ -46,7 +46,8 @@ pub fn send_large(
 ) -> Result<(), Failure> {
     let mut state = connection.lock();
     let [chunk_end, end] = ends;
-    let sent = if state.output.busy() {
+    let behind = state.output.busy();
+    let sent = if behind {
         Ok(0)
     } else {
         connection
@@ -70,6 +71,12 @@ pub fn send_large(
     let tail = [chunk_end, end].concat();
     if sent < tail.len() {
         state.output.append(Piece::Owned(tail, sent));
+    }
+    if state.output.size > 0 && !behind && !connection.stream.is_secure() {
+        // It took a part, and will take no more now: epoll(7). TLS may take a part for other reasons.
+        state.output.blocked();
+        watch(shared, connection, &mut state);
+        return Ok(());
     }
     flush_queued(shared, connection, state)
 }

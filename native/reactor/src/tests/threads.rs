@@ -262,6 +262,7 @@ fn a_connection_that_is_closed_while_a_thread_sends_for_the_leader_is_closed_by_
     client.set_room(usize::MAX);
     let mut state = connection.lock();
     next_request::give_back(&connection, &bench.shared, &mut state, sys::monotonic());
+    state.output.note_room(); // as an event does that comes before the leader's turn
     drop(state);
     bench.event_loop.attend(&bench.shared);
     client.await_disk();
@@ -276,6 +277,29 @@ fn a_connection_that_is_closed_while_a_thread_sends_for_the_leader_is_closed_by_
     bench.turn();
     assert!(client.is_reset());
     assert_eq!(bench.shared.files.get(), 0);
+}
+
+#[test]
+fn room_that_is_told_of_between_the_answer_and_the_leaders_turn_is_used() {
+    let mut bench = Bench::new(options());
+    let client = bench.connect();
+    bench.send(&client, GET);
+    let waiting = bench.take();
+    let connection = Arc::clone(&waiting.connection);
+    client.set_room(1000);
+    let sent = responding::send_large(
+        &bench.shared,
+        &connection,
+        b"",
+        vec![b'x'; 10_000],
+        [b"", b""],
+    );
+    assert!(sent.is_ok() && connection.lock().output.is_full());
+    let mut state = connection.lock();
+    next_request::give_back(&connection, &bench.shared, &mut state, sys::monotonic());
+    drop(state);
+    bench.make_room(&client, usize::MAX);
+    assert_eq!(client.received().len(), 10_000);
 }
 
 #[test]
