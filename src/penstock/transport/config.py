@@ -310,8 +310,11 @@ class TransportConfig:
     """
     drain_sweep_seconds: float = 0.05
     """How often a draining transport looks at deadlines at least: they are short then."""
-    drain_accepted_seconds: float = 0.1
-    """How long a connection that was accepted during a drain has at least to send a request."""
+    drain_accepted_seconds: float = 1.0
+    """How long a connection that was accepted during a drain has at least to send a request.
+
+    A client that has connected sends at once; a segment that is lost comes again within a second.
+    """
 
     # -- constants: threads ---------------------------------------------------------------------
 
