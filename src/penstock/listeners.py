@@ -149,8 +149,8 @@ class Listener:
         the path has to belong to, where that process may have been led elsewhere by that user.
         """
         self.socket = sock
-        """Non-blocking, not inherited by children; accepted TCP sockets inherit TCP_NODELAY,
-        and TCP_NOTSENT_LOWAT of `FIRST_AHEAD_BYTES`."""
+        """Non-blocking, not inherited by children; accepted TCP sockets inherit TCP_NODELAY, and on
+        Linux TCP_NOTSENT_LOWAT of `FIRST_AHEAD_BYTES`."""
         self.tls = address.tls
         """Whether clients speak TLS there."""
         self.uwsgi = address.uwsgi
@@ -827,7 +827,8 @@ def _prepare(sock: socket.socket) -> None:
     sock.set_inheritable(False)
     if sock.family != socket.AF_UNIX:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, FIRST_AHEAD_BYTES)
+        if sys.platform == "linux":  # elsewhere the native transport does not raise it
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, FIRST_AHEAD_BYTES)
 
 
 def _open_directory(path: str) -> int | None:

@@ -327,12 +327,10 @@ pub fn reset_on_close(socket: &Fd) {
 ///
 /// A socket has this from its listener at first: see `penstock.listeners`.
 pub fn hold_ahead(socket: &Fd, bytes: u64) {
-    let bytes = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
-    let size = mem::size_of_val(&bytes) as libc::socklen_t;
-    let (pointer, option) = ((&raw const bytes).cast(), libc::TCP_NOTSENT_LOWAT);
-    // A unix socket refuses it, and does not need it.
-    // SAFETY: pointer and size are those of `bytes`.
-    unsafe { libc::setsockopt(socket.raw(), libc::IPPROTO_TCP, option, pointer, size) };
+    platform::hold_ahead(
+        socket.raw(),
+        libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX),
+    );
 }
 
 /// Reset a connection under the thread that uses it: its next call on the socket fails.

@@ -114,6 +114,15 @@ pub fn open_unnamed(directory: &CStr) -> Option<io::Result<RawFd>> {
     }
 }
 
+/// Have the kernel take up to so many bytes that are not on their way to the client yet.
+pub fn hold_ahead(socket: RawFd, bytes: libc::c_int) {
+    let size = std::mem::size_of_val(&bytes) as libc::socklen_t;
+    let (pointer, option) = ((&raw const bytes).cast(), libc::TCP_NOTSENT_LOWAT);
+    // A unix socket refuses it, and does not need it.
+    // SAFETY: pointer and size are those of `bytes`.
+    unsafe { libc::setsockopt(socket, libc::IPPROTO_TCP, option, pointer, size) };
+}
+
 /// Bytes that wait in the send buffer or on the wire.
 pub fn unacknowledged(socket: RawFd) -> io::Result<libc::c_int> {
     let mut bytes: libc::c_int = 0;

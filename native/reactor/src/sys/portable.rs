@@ -23,6 +23,9 @@ pub const SEND_FLAGS: libc::c_int = 0;
 /// The most of a file that is read to be sent at once.
 const FILE_BLOCK: usize = 64 * 1024;
 
+/// Do nothing: listeners limit this on Linux alone.
+pub fn hold_ahead(_socket: RawFd, _bytes: libc::c_int) {}
+
 /// Accept a connection, non-blocking and not inherited by programs that the application starts.
 pub fn accept(
     listener: RawFd,
