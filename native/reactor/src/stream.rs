@@ -113,7 +113,7 @@ pub trait Stream: Send + Sync {
     /// Send a part of a file; return 0 if the file ends before `offset`.
     fn send_file(&self, file: &Fd, offset: u64, size: usize) -> io::Result<usize>;
 
-    /// Have the kernel hold up to so many bytes that are not on their way to the client yet.
+    /// Have the kernel hold up to `bytes` that are not on their way to the client yet.
     fn hold_ahead(&self, bytes: u64) {
         let _ = bytes;
     }

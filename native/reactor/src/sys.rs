@@ -323,7 +323,7 @@ pub fn reset_on_close(socket: &Fd) {
     };
 }
 
-/// Have the kernel take up to so many bytes that are not on their way to the client yet.
+/// Have the kernel take up to `bytes` that are not on their way to the client yet.
 ///
 /// A socket has this from its listener at first: see `penstock.listeners`.
 pub fn hold_ahead(socket: &Fd, bytes: u64) {

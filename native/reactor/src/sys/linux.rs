@@ -114,7 +114,7 @@ pub fn open_unnamed(directory: &CStr) -> Option<io::Result<RawFd>> {
     }
 }
 
-/// Have the kernel take up to so many bytes that are not on their way to the client yet.
+/// Have the kernel take up to `bytes` that are not on their way to the client yet.
 pub fn hold_ahead(socket: RawFd, bytes: libc::c_int) {
     let size = std::mem::size_of_val(&bytes) as libc::socklen_t;
     let (pointer, option) = ((&raw const bytes).cast(), libc::TCP_NOTSENT_LOWAT);
