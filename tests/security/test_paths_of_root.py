@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,15 @@ from penstock.listeners import bind_listeners
 from penstock.system.pid_file import PidFile
 from penstock.system.privileges import Identity
 from support.invariant import eventually
-from support.service_user import NOBODY, TakenOver, as_root, owned, public_folder
+from support.server_process import checkout_environ
+from support.service_user import (
+    NOBODY,
+    TakenOver,
+    as_root,
+    owned,
+    public_folder,
+    public_python,
+)
 
 USER = Identity(NOBODY.pw_uid, NOBODY.pw_gid, (NOBODY.pw_gid,))
 
@@ -124,3 +133,50 @@ def test_a_pid_file_below_a_directory_of_the_user_is_written_with_the_users_righ
         assert (folder / "users" / "pid").stat().st_uid == USER.uid
         file.remove()
         assert not (folder / "users" / "pid").exists()
+
+
+@pytest.mark.parametrize("setting", ["--control", "--admin"])
+@pytest.mark.parametrize("place", ["theirs", "theirs/inner", "link", "for-all"])
+def test_a_socket_of_roots_is_not_made_at_a_path_that_the_user_can_move(
+    setting: str, place: str
+) -> None:
+    """Where a directory becomes a link, root would make the socket where the link leads.
+
+    The server makes it again whenever it is removed, which a worker can do in such a directory.
+    """
+    with public_folder() as folder:
+        for name in ("theirs", "theirs/inner"):
+            (folder / name).mkdir()
+        owned(folder / "theirs", NOBODY.pw_uid)
+        (folder / "link").symlink_to(folder / "theirs" / "inner")
+        (folder / "for-all").mkdir()
+        (folder / "for-all").chmod(0o777)
+        path = folder / place / "server.sock"
+        address = str(path) if setting == "--control" else f"unix:{path}"
+        arguments = ["--user", "nobody", "--bind", "127.0.0.1:0", setting, address, "shop:app"]
+        done = subprocess.run(
+            [public_python(), "-m", "penstock", *arguments],
+            cwd=folder,
+            env=checkout_environ(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        assert done.returncode == 7, done.stderr
+        assert f"cannot listen on {address}: others than root can change" in done.stderr
+        assert f"(setting: {setting})" in done.stderr
+        assert not path.exists()
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o1777])
+def test_a_socket_of_roots_is_made_where_no_other_user_can_move_it(mode: int) -> None:
+    with public_folder() as folder:
+        (folder / "roots").mkdir()
+        (folder / "roots").chmod(mode)
+        path = folder / "roots" / "server.sock"
+        with TakenOver(folder, "--control", str(path)) as server:
+            assert path.stat().st_uid == 0
+            assert server.stop() == 0
+        assert not path.exists()

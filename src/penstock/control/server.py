@@ -31,6 +31,7 @@ from penstock.control.socket_file import (
 from penstock.errors import ListenError
 from penstock.listeners import Listener, bind_listeners, parse_address
 from penstock.records import dataclass
+from penstock.system.paths import Entry, find
 
 if TYPE_CHECKING:
     import logging
@@ -62,6 +63,8 @@ class Wanted:
     """As it was given; ``auto``, too."""
     name: str = ""
     """For ``auto``: the name of the server's socket."""
+    roots_alone: bool = False
+    """Whether no other user than root may be able to move the path: the workers are another's."""
 
     @property
     def is_auto(self) -> bool:
@@ -76,13 +79,14 @@ class Wanted:
 
 def wanted_by(settings: Settings, title: str | None) -> dict[str, Wanted]:
     """Return the addresses of the services that there are to be; ``title`` is ``--name``."""
+    roots_alone = settings.has_user and os.geteuid() == 0
     wanted = {}
     if settings.control.lower() != OFF:
         name = name_of(title, settings.bind[0] if settings.bind else DEFAULT_BIND[0])
-        given = Wanted("control", settings.control)
+        given = Wanted("control", settings.control, roots_alone=roots_alone)
         wanted["control"] = Wanted("control", given.text, name) if given.is_auto else given
     if settings.admin is not None:
-        wanted["admin"] = Wanted("admin", settings.admin)
+        wanted["admin"] = Wanted("admin", settings.admin, roots_alone=roots_alone)
     return wanted
 
 
@@ -310,9 +314,26 @@ def _bind(wanted: Wanted, logger: logging.Logger, patience: float) -> Listener |
         [listener] = bind_listeners(["unix:@" + path[1:]])
         return listener
     try:
-        return open_path(path, wanted.backlog, patience)
+        changeable = _changeable_by_others(path) if wanted.roots_alone else None
+        if changeable is None:
+            return open_path(path, wanted.backlog, patience)
     except OSError as error:
         raise cannot_listen(wanted.text, reason_of(error), wanted.setting) from None
+    reason = f"others than root can change {changeable}; with --user, take a directory of root's"
+    raise cannot_listen(wanted.text, reason, wanted.setting)
+
+
+def _changeable_by_others(path: str) -> Entry | None:
+    """Return the first directory of a path that others than root can change; None without one.
+
+    Root would make and remove the socket where they have it lead. A directory with the sticky bit,
+    such as ``/tmp``, may have the socket in it: there no other user can move what is root's.
+    """
+    with find(os.path.abspath(path)) as place:
+        found = place.changeable
+        if found is not None and found.is_sticky and found.path == os.path.dirname(place.path):
+            return None
+        return found
 
 
 def _path_in(wanted: Wanted) -> str | None:
