@@ -713,7 +713,7 @@ class Settings:
         repeatable=True,
         help="Network whose clients may connect; may be given several times. With it, all others "
         "may not, except those of unix sockets. Where several networks of --allow and --deny "
-        "match, the smallest one counts.",
+        "match, the smallest one counts; of two that are the same, that of --deny.",
         reason="Every client that can reach the address may connect.",
     )
     deny: tuple[str, ...] = option(
