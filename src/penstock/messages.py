@@ -694,9 +694,10 @@ OPEN_FILES_LIMIT: Final = Message(
     " raise it (ulimit -n)%(or_lower)s",
     "Each connection takes a file descriptor. The server raised the limit as far as the system"
     " allows, and it is still lower than what `max_connections` needs. Where that is auto, it takes"
-    " what fits, and the message says that fewer than 1,000 connections do.",
-    "Raise the hard limit (`ulimit -Hn`, `LimitNOFILE=` of systemd, `nofile` in limits.conf), or"
-    " set `max_connections` to what fits.",
+    " what fits, and the message says that fewer than 1,000 connections do. A `descriptor_reserve`"
+    " that was set takes its part of the limit.",
+    "Raise the hard limit (`ulimit -Hn`, `LimitNOFILE=` of systemd, `nofile` in limits.conf), set"
+    " `max_connections` to what fits, or lower `descriptor_reserve`.",
 )
 
 NO_TEMPORARY_FILES: Final = Message(

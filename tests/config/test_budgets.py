@@ -304,6 +304,8 @@ def test_check_names_the_source_of_a_clients_share_and_warns_of_a_small_spool(
             "32KiB for each",
         ),
         (facts(memory=1), {}, 1, "quarter of the memory"),
+        (facts(), {"descriptor_reserve": 19_000}, 980, "less descriptor_reserve"),
+        (facts(), {"descriptor_reserve": 1_000_000}, 1, "less descriptor_reserve"),
         (facts(descriptors=256), {"max_connections": 50_000}, 50_000, "argument max_connections"),
     ],
 )

@@ -22,6 +22,8 @@ connections = sys.argv[3]
 limits = {"threads": threads, "max_io_bound": io_bound, "max_websockets": 0}
 if connections != "auto":
     limits["max_connections"] = int(connections)
+if sys.argv[4:]:
+    limits["descriptor_reserve"] = int(sys.argv[4])
 settings = Settings(**limits)
 check_room_for_files(settings, logging.getLogger())
 """
@@ -54,3 +56,17 @@ def test_calls_that_leave_the_count_of_threads_have_files_too(
         assert done.stdout.startswith("PEN-6010 the limit on open files is 1024, so that about")
         assert f" {room} connections fit" in done.stdout
         assert ("lower max_connections (900)" in done.stdout) is (connections == "900")
+
+
+def test_a_reserve_that_leaves_room_for_few_connections_is_reported() -> None:
+    """The first connection took all that was left: the second one waited, and no line said why."""
+    done = subprocess.run(
+        [sys.executable, "-c", WARNED, "4", "0", "auto", "1000"],
+        env=checkout_environ(),
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=True,
+    )
+    assert " 4 connections fit" in done.stdout
+    assert done.stdout.rstrip().endswith("or lower descriptor_reserve (1000)")

@@ -175,7 +175,7 @@ def budgets(settings: Settings, known: Facts) -> Budgets:
         max(16, min(MOST_RESERVED, known.descriptors // 4)),
         f"limit on open files {known.descriptors}",
     )
-    own = OWN_DESCRIPTORS + len(settings.bind)
+    own = _own_descriptors(settings)
     descriptors = max(1, known.descriptors - own - reserve)
     because = f"{known.descriptors} less {own} of the worker's own and descriptor_reserve"
     reasons.append(("max_descriptors", str(descriptors), because))
@@ -259,14 +259,24 @@ def descriptors_beside(settings: Settings) -> int:
 
 def connections_that_fit(settings: Settings, descriptors: int) -> int:
     """Return for how many connections a limit on open files leaves room."""
-    return max(descriptors - descriptors_beside(settings), descriptors // 2)
+    fit = max(descriptors - descriptors_beside(settings), descriptors // 2)
+    if isinstance(settings.descriptor_reserve, int):
+        fit = min(fit, descriptors - _own_descriptors(settings) - settings.descriptor_reserve)
+    return max(1, fit)
+
+
+def _own_descriptors(settings: Settings) -> int:
+    """Return how many descriptors a worker has before it accepts."""
+    return OWN_DESCRIPTORS + len(settings.bind)
 
 
 def _connections(settings: Settings, known: Facts, memory: int | None) -> tuple[int, str]:
     """Return the limit on connections, and the reason; ``memory`` is that of a worker."""
+    limit = f"limit on open files {known.descriptors}"
+    if isinstance(settings.descriptor_reserve, int):
+        limit += " less descriptor_reserve"
     fit = connections_that_fit(settings, known.descriptors)
-    found = min((MOST_CONNECTIONS, "as many as one worker needs"),
-                (max(1, fit), f"limit on open files {known.descriptors}"))  # fmt: skip
+    found = min((MOST_CONNECTIONS, "as many as one worker needs"), (fit, limit))
     if memory is not None:
         each = IDLE_TLS_BYTES if has_tls(settings) else IDLE_BYTES
         because = f"a quarter of the memory of a worker {_shown(memory)}, {_shown(each)} for each"

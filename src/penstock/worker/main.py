@@ -449,13 +449,11 @@ def check_room_for_files(settings: Settings, logger: logging.Logger) -> None:
     if settings.max_connections != "auto":
         wanted = settings.max_connections
         or_lower = f" or lower max_connections ({wanted})"
-    if possible < wanted + descriptors_beside(settings):
-        messages.OPEN_FILES_LIMIT.log(
-            logger,
-            limit=possible,
-            room=connections_that_fit(settings, possible),
-            or_lower=or_lower,
-        )
+    if isinstance(settings.descriptor_reserve, int):
+        or_lower += f" or lower descriptor_reserve ({settings.descriptor_reserve})"
+    room = connections_that_fit(settings, possible)
+    if room < wanted or possible < wanted + descriptors_beside(settings):
+        messages.OPEN_FILES_LIMIT.log(logger, limit=possible, room=room, or_lower=or_lower)
 
 
 def check_spool(settings: Settings, logger: logging.Logger) -> None:
