@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from penstock.cli.settings import load_settings
+from penstock.errors import SettingsError
 from support.many_commands import Command, run_each
 from support.server_process import ROOT, checkout_environ
 from support.service_user import (
@@ -198,6 +200,22 @@ def test_a_user_is_refused_without_a_supervisor() -> None:
         status, said = check(folder, "--no-supervisor", "--user", "nobody")
         assert status == 2
         assert "needs a supervisor" in said
+
+
+@pytest.mark.parametrize("setting", ["user", "group"])
+def test_an_empty_name_is_no_user_and_stops_the_start(setting: str, tmp_path: Path) -> None:
+    """As of ``--user "$APP_USER"`` without the variable: the workers kept the rights of root."""
+    (tmp_path / "empty.toml").write_text(f'{setting} = ""\n')
+    sources: list[tuple[dict[str, str], str | None, dict[str, str]]] = [
+        ({setting: ""}, None, {}),
+        ({}, None, {f"PENSTOCK_{setting.upper()}": ""}),
+        ({}, str(tmp_path / "empty.toml"), {}),
+    ]
+    for flags, config, environ in sources:
+        with pytest.raises(SettingsError, match=f"bad value '' for {setting} "):
+            load_settings(flags, environ, tmp_path, config)
+    unchanged = load_settings({setting: "unchanged"}, {}, tmp_path, None)
+    assert getattr(unchanged, setting) is None
 
 
 def test_root_imports_nothing_from_the_users_current_directory_and_reports_others() -> None:

@@ -438,11 +438,15 @@ def text(allowed: str, metavar: str, pattern: str) -> Kind[str]:
     return Kind(allowed, metavar, convert, lambda value: value or '""')
 
 
-def optional(kind: Kind[T], none: str) -> Kind[T | None]:
-    """Return a kind that also allows None, given as the word ``none`` or as empty text."""
+def optional(kind: Kind[T], none: str, *, empty: bool = True) -> Kind[T | None]:
+    """Return a kind that also allows None, given as the word ``none`` or as empty text.
+
+    Without ``empty`` that is a bad value: a variable of a script without a value means no choice.
+    """
+    words = ("", none) if empty else (none,)
 
     def convert(value: object) -> T | None:
-        return None if value is None or value in ("", none) else kind.convert(value)
+        return None if value is None or value in words else kind.convert(value)
 
     def show(value: T | None) -> str:
         return none if value is None else kind.show(value)

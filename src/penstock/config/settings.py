@@ -1221,7 +1221,7 @@ class Settings:
     # -- Identity ----------------------------------------------------------------------------------
 
     user: str | None = option(
-        optional(_ACCOUNT, "unchanged"),
+        optional(_ACCOUNT, "unchanged", empty=False),
         None,
         section="Identity",
         extra_flags=("-u",),
@@ -1232,7 +1232,7 @@ class Settings:
         reason="The process keeps the user that it was started as.",
     )
     group: str | None = option(
-        optional(_ACCOUNT, "unchanged"),
+        optional(_ACCOUNT, "unchanged", empty=False),
         None,
         section="Identity",
         extra_flags=("-g",),
