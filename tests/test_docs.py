@@ -120,7 +120,14 @@ OTHER_COMMANDS = {
     "compatibility.md": {"--pull"},
     "django.md": {"--app", "--settings"},  # of flask and of manage.py
     "metrics.md": {"--enable-feature"},  # of prometheus
-    "migrating.md": {"--processes", "--interface", "--wsgi-threads"},
+    "migrating.md": {
+        "--http",
+        "--interface",
+        "--module",
+        "--processes",
+        "--thread",
+        "--wsgi-threads",
+    },
     "testing.md": {"--penstock-app", "--penstock-transport", "--penstock-workers"},  # of pytest
 }
 """By page: the flags of other commands."""

@@ -524,3 +524,20 @@ def test_the_directory_that_has_the_module_is_named(
     monkeypatch.chdir(inner)
     said = f"it is in {tmp_path}: add --chdir .."
     assert said in str(refusal(ModuleMissingError, f"above_{number}:app"))
+
+
+def test_the_directory_that_has_what_the_module_imports_is_named(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / f"site_{next(_numbers)}"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "inner_wsgi.py").write_text(f"import {package.name}\n{APPLICATION}")
+    monkeypatch.setattr(sys, "path", [str(package), *sys.path[1:]])
+    monkeypatch.chdir(package)
+    with pytest.raises(LoadError) as error:
+        load_application("inner_wsgi:app")
+    said = (
+        f"{package.name!r} is in {tmp_path}: add --chdir .. and write '{package.name}.inner_wsgi'"
+    )
+    assert said in str(error.value)

@@ -118,6 +118,7 @@ def test_config_flag_replaces_the_usual_files(tmp_path: Path) -> None:
         ("table.toml", b"[tool.penstock]\nthreads = 1", "unknown setting 'tool'"),
         ("own.toml", b"[penstock]\nthreads = 1", "'penstock' in own.toml: a table; settings are"),
         ("pyproject.toml", b"[tool.penstock.server]\nx = 1", "keys of [tool.penstock] itself"),
+        ("mode.toml", b"bind_mode = 660", "a number of TOML is decimal: write it as text, or with"),
     ],
 )
 def test_a_bad_settings_file_is_refused(

@@ -113,7 +113,7 @@ def test_a_worker_that_is_interrupted_is_replaced_without_an_error(tmp_path: Pat
         before = server.wait_for_workers(1)
         os.kill(min(before), signal.SIGINT)
         server.wait_for_line(r"worker 1 \(pid \d+\) has left: it was asked to stop")
-        server.wait_for_line(r"worker 2 \(pid \d+\) serves \(\d+\.\d s\)")
+        server.wait_for_line(r"worker 2 \(pid \d+\) serves in place of worker 1 \(\d+\.\d s\)")
         assert server.wait_for_workers(1, before)
     assert not [line for line in server.lines if "[ERROR]" in line]
 

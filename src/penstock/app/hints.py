@@ -62,10 +62,9 @@ def of_missing_module(module: str, missing: str) -> str:
         if owner is not None and hasattr(owner, name):
             return meant(f"{parent}:{module.removeprefix(parent + '.')}")
         return ""
-    here = Path.cwd()
-    for above in (here.parent, here.parent.parent):
-        if _has_module(above, missing):
-            return f"; it is in {above}: add --chdir {shlex.quote(os.path.relpath(above, here))}"
+    if found := _directory_above(missing):
+        above, way = found
+        return f"; it is in {above}: add --chdir {way}"
     names = modules_here()
     hyphened = [each for each in names if "-" in each and each.replace("-", "_") == missing]
     if hyphened:
@@ -78,14 +77,28 @@ def of_missing_module(module: str, missing: str) -> str:
     return near if near and missing not in names else of_closed_directory()
 
 
-def of_missing_dependency(error: BaseException) -> str:
+def _directory_above(module: str) -> tuple[Path, str] | None:
+    """Return the directory above this one that has a module, and the way to it for a shell."""
+    here = Path.cwd()
+    for above in (here.parent, here.parent.parent):
+        if _has_module(above, module):
+            return above, shlex.quote(os.path.relpath(above, here))
+    return None
+
+
+def of_missing_dependency(module: str, error: BaseException) -> str:
     """Return a hint for an application that imports what this Python does not have.
 
-    Most often it is installed for another one: that of a virtual environment nearby, say.
+    Most often it is installed for another one: that of a virtual environment nearby, say. Or
+    ``module`` is part of a package, and the command was typed in the package's own directory.
     """
     name = error.name if isinstance(error, ModuleNotFoundError) else None
     if not name or "." in name or _has_module(Path.cwd(), name):
         return ""
+    if found := _directory_above(name):
+        above, way = found
+        inner = ".".join((*Path.cwd().relative_to(above).parts, module))
+        return f"; {name!r} is in {above}: add --chdir {way} and write {inner!r}"
     if closed := of_closed_directory():
         return closed
     hint = f"; this server runs on {sys.executable}: install what is missing there"

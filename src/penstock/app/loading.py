@@ -149,7 +149,9 @@ def _import(spec: Spec) -> Any:
             missing = error.name or spec.module
             raise ModuleMissingError(_missing_module(spec.module, missing)) from None
         raise ApplicationRaisedError(
-            f"cannot import module {spec.module!r}", error, hints.of_missing_dependency(error)
+            f"cannot import module {spec.module!r}",
+            error,
+            hints.of_missing_dependency(spec.module, error),
         ) from error
 
 

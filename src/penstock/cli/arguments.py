@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from penstock.cli.flags import OF_GUNICORN, all_flags, read
 from penstock.config.gunicorn_settings import refusal
 from penstock.config.options import nearest
-from penstock.config.other_servers import GUNICORN_ALONE, explain
+from penstock.config.other_servers import GUNICORN_ALONE, explain, spelt
 from penstock.config.settings import DEFAULT_HOST, DEFAULT_PORT, OPTIONS
 from penstock.config.sources import nearest_option
 from penstock.errors import SettingsError
@@ -120,9 +120,30 @@ def _unknown_flag(argument: str) -> str:
         explanation = explain(flag.removeprefix("--"), OPTIONS, "flag")
         if explanation is not None:
             return f"unknown flag {flag!r}: {explanation}"
+        explanation = _of_uwsgi(flag.removeprefix("--"))
+        if explanation is not None:
+            return f"unknown flag {flag!r}: {explanation}"
         option = nearest_option(OPTIONS, flag.removeprefix("--"))
         meant = option.flag if option is not None else None
     if meant is None:
         meant = nearest(flag, [*_COMMANDS, "--config"])
     hint = f"; did you mean {meant!r}?" if meant is not None else " (see penstock --help-all)"
     return f"unknown flag {flag!r}{hint}"
+
+
+def _of_uwsgi(name: str) -> str | None:
+    """Return what to use instead of a flag of uWSGI; None for any other name, or a nearer one."""
+    from penstock.compat.uwsgi.settings import BY_NAME  # only where a flag is wrong
+
+    found = BY_NAME.get(name)
+    if found is None or any(name.replace("-", "_") in it.also_called for it in OPTIONS.values()):
+        return None
+    if found.ours == "application":
+        answer = "the application is an argument without a flag, as in module:callable"
+    elif found.ours in OPTIONS:
+        answer = f"see {OPTIONS[found.ours].flag}"
+    elif found.instead:
+        answer = spelt(found.instead, OPTIONS, "flag")
+    else:
+        answer = f"leave it out: {spelt(found.differs, OPTIONS, 'flag')}"
+    return f"it is an option of uWSGI, whose files --ini reads: {answer}"

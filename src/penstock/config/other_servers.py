@@ -45,6 +45,18 @@ _OTHERS_NAMES: Final[Mapping[tuple[str, ...], str]] = {
     ("reload_dir", "reload_dirs"): "see {reload} and {reload_extra_file}",
     ("interface", "loop", "ws", "lifespan"): _ONLY_WSGI,
     ("expose_tracebacks",): "tracebacks go to the log alone",
+    (
+        "recv_bytes",
+        "send_bytes",
+        "outbuf_overflow",
+        "cleanup_interval",
+        "asyncore_loop_timeout",
+        "asyncore_use_poll",
+        "log_socket_errors",
+        "channel_request_lookahead",
+        "server_name",
+    ): "leave it out: nothing here needs it",
+    ("respawn_failed_workers",): "leave it out: a worker that ended is always replaced",
 }
 
 

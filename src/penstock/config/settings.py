@@ -197,7 +197,7 @@ class Settings:
         section="Listening",
         also_called=("chmod_socket", "unix_socket_perms", "uds_permissions"),
         help="Mode of the paths of unix sockets, such as 660; auto is 777 without the bits of "
-        "--umask.",
+        '--umask. In a TOML file it is text ("660") or begins with 0o (0o660).',
         reason="A proxy that runs as another user reaches the socket, as under gunicorn. The start "
         "says the mode; the directory can keep others out, too.",
     )

@@ -201,6 +201,8 @@ def bad_value(name: str, value: object, source: str, allowed: str) -> SettingsEr
     hint = ""
     if allowed.startswith("a size") and _SIZE_OF_OTHERS.fullmatch(str(value)):
         hint = f"; {value}B is a power of 1000, {value}iB one of 1024"
+    if "a file mode such as" in allowed and type(value) is int:
+        hint = "; a number of TOML is decimal: write it as text, or with 0o in front"
     return SettingsError(
         f"bad value {value!r} for {name} (from {source}): allowed is {allowed}{hint}"
     )

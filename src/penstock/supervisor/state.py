@@ -84,7 +84,7 @@ class Upgrading:
 
 @dataclass(frozen=True)
 class Delaying:
-    """The server is told to stop: it is not ready any more, and serves for `shutdown_delay`."""
+    """A stop was asked for: the server is not ready any more, and serves for `shutdown_delay`."""
 
     name: ClassVar[str] = "stopping"
     until: float

@@ -653,7 +653,9 @@ class Supervisor:
     def _note_cut_off(self, event: events.WorkerCrashed) -> None:
         self._cut_off = self._cut_off or event.lost_requests > 0
 
-    def _forget_left(self, _event: events.WorkerLeft) -> None:
+    def _forget_left(self, event: events.WorkerLeft) -> None:
+        if event.worker.left_without_successor:
+            self._successors.note_end(event.worker)
         coming = self.state.reload.coming if isinstance(self.state, Reloading) else None
         self.pool.forget_empty(self.current, coming)
 

@@ -160,6 +160,11 @@ class WorkerProcess:
         elif self.asked_to_stop_at == math.inf:
             self.asked_to_stop_at = time.monotonic()
 
+    @property
+    def left_without_successor(self) -> bool:
+        """Return True if it has ended by SIGINT or SIGQUIT of another process alone."""
+        return self.leaves_by_itself and self.leaving_because == ASKED and self.replaced_by is None
+
     def order(self, what: str, **details: object) -> None:
         """Send an order; ``details`` are what JSON can hold."""
         self.channel.send({"do": what, **details})

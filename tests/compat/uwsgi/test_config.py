@@ -281,6 +281,7 @@ def test_penstockctl_import_prints_a_file_that_gives_the_same_settings(tmp_path:
         'env = A="1" \\\nenv = B=\u00fc\nreload-on-rss = 200\npy-autoreload = 1\n'
         "disable-logging = 1\n"
         "static-map = /static=/srv/static\nmax-requests = 5\ncron = 1\n"
+        "chmod-socket = 664\numask = 007\n"
     )
     (tmp_path / "uwsgi.ini").write_text(text, "utf-8")
     done = subprocess.run(
@@ -295,6 +296,8 @@ def test_penstockctl_import_prints_a_file_that_gives_the_same_settings(tmp_path:
     assert b"uwsgi.ini has cron" in done.stderr
     assert b"# From uwsgi.ini. Start the server with: penstock shop:app" in done.stdout
     assert b"# PEN-1112 uwsgi.ini has cron" in done.stdout
+    assert b"\nbind_mode = 0o664\n" in done.stdout
+    assert b"\numask = 0o007\n" in done.stdout
     before = load_settings({}, {}, tmp_path, None, "uwsgi.ini")
     (tmp_path / "penstock.toml").write_bytes(done.stdout)
     assert load_settings({}, {}, tmp_path) == before

@@ -35,7 +35,7 @@ _WHEN = {
     "pre_fork": "in the supervisor, before a worker is started",
     "post_fork": "in the worker, before the application is loaded",
     "post_worker_init": "in the worker, when the application is loaded",
-    "worker_int": "in the worker, when it is told to stop at once",
+    "worker_int": "in the worker, when it stops at once, by SIGINT or SIGQUIT",
     "worker_abort": "in the worker, when it is ended because a request hangs",
     "pre_exec": "in the supervisor, before an upgrade starts the new supervisor",
     "pre_request": "in the thread of the request, before the application; an exception is answered "

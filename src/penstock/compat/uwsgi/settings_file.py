@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from penstock.compat.uwsgi.config import from_uwsgi
-from penstock.config.settings import OPTIONS
+from penstock.config.settings import OPTIONS, Settings
 from penstock.config.sources import build
 from penstock.config.trust import Trust
+
+_MODES = ("bind_mode", "umask")
 
 
 def settings_file(location: str, environ: Mapping[str, str], cwd: Path) -> tuple[str, list[str]]:
@@ -24,10 +26,16 @@ def settings_file(location: str, environ: Mapping[str, str], cwd: Path) -> tuple
     lines = [f"# From {location}. Start the server with: penstock {application}", ""]
     lines += [f"# {warning}" for warning in warnings]
     lines += [""] if warnings else []
-    lines += [
-        f"{name} = {_literal(getattr(settings, name))}" for name in OPTIONS if name in found.given
-    ]
+    lines += [f"{name} = {_value(settings, name)}" for name in OPTIONS if name in found.given]
     return "\n".join([*lines, ""]), warnings
+
+
+def _value(settings: Settings, name: str) -> str:
+    """Return a setting's value as TOML has it, and file modes as people write them."""
+    value = getattr(settings, name)
+    if name in _MODES and isinstance(value, int):
+        return f"0o{value:03o}"
+    return _literal(value)
 
 
 def _literal(value: object) -> str:
