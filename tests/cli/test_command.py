@@ -269,6 +269,8 @@ USAGE_AND_SETTINGS = [
     (["served", "--no-trace=yes"], "--no-trace takes no value: write --trace or --no-trace"),
     (["served", "--check=1"], "--check takes no value"),
     (["served", "other"], "unexpected argument 'other'"),
+    (["served", "-"], "unexpected argument '-'"),
+    (["served", "--stream-requests", "auto"], "auto: write --stream-requests=auto"),
     (["served", "--threads"], "expected one argument"),
     (["served", "--threads", "many"], "bad value 'many' for threads (from --threads)"),
     (["served", "-c", "none.toml"], "cannot read the settings file"),

@@ -145,4 +145,14 @@ CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 def find(command: str) -> str | None:
     """Return the path of a command, and of a browser under whichever name it is installed."""
     names = CHROMIUM if command == "chromium" else (command,)
-    return next((path for name in names if (path := shutil.which(name))), None)
+    return next((path for name in names if (path := shutil.which(name)) and _runs(path)), None)
+
+
+def _runs(path: str) -> bool:
+    """Return False for a name under which a version manager has no version selected."""
+    try:
+        return (
+            subprocess.run([path, "--version"], capture_output=True, timeout=60).returncode != 127
+        )
+    except OSError:
+        return False

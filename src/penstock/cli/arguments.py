@@ -55,12 +55,14 @@ def parse_command_line(arguments: Sequence[str]) -> CommandLine:
         for row in GUNICORN_ALONE
         if OF_GUNICORN + row.name in names
     }
-    wrong = [_unknown_flag(each) for each in rest if each.startswith("-") and each != "--"]
+    wrong = [
+        _unknown_flag(each) for each in rest if each.startswith("-") and each not in ("-", "--")
+    ]
     for row in GUNICORN_ALONE:
         if row.name in gunicorn and (reason := refusal(row, gunicorn[row.name])):
             wrong.append(f"{row.flags[0]}: {reason}")
     if not wrong:  # behind an unknown flag, any other argument may be its value
-        wrong = [f"unexpected argument {argument!r}: usage: {USAGE}" for argument in rest[:1]]
+        wrong = [_unexpected(each, arguments) for each in rest[:1]]
     if wrong:
         raise SettingsError("; ".join(wrong))
     _compose_address(names)
@@ -109,6 +111,15 @@ def _refuse_values_of_switches(arguments: Sequence[str]) -> None:
             return
         if equals and flag in forms and argument not in words:
             raise SettingsError(f"{flag} {forms[flag]} (see penstock --help-all)")
+
+
+def _unexpected(argument: str, arguments: Sequence[str]) -> str:
+    """Return why an argument is refused that belongs to no flag, or behind a switch."""
+    before = arguments[arguments.index(argument) - 1]
+    for option in OPTIONS.values():
+        if option.is_switch and option.word == argument and before in option.flags:
+            return f"{before} {argument}: write {before}={argument}"
+    return f"unexpected argument {argument!r}: usage: {USAGE}"
 
 
 def _unknown_flag(argument: str) -> str:
