@@ -151,8 +151,7 @@ def find(command: str) -> str | None:
 def _runs(path: str) -> bool:
     """Return False for a name under which a version manager has no version selected."""
     try:
-        return (
-            subprocess.run([path, "--version"], capture_output=True, timeout=60).returncode != 127
-        )
+        status = subprocess.run([path, "--version"], check=False, capture_output=True, timeout=60)
     except OSError:
         return False
+    return status.returncode != 127
