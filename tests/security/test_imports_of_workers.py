@@ -74,6 +74,33 @@ def test_a_directory_of_modules_that_the_user_cannot_read_is_named(missing: str)
         ), said
 
 
+@as_root
+@pytest.mark.parametrize(("module", "wanted"), [("store", "library"), ("none", "none")])
+def test_a_check_imports_nothing_of_its_own_as_the_user(module: str, wanted: str) -> None:
+    """Where that user cannot read Python's own files, the error named a module of them."""
+    with public_folder() as folder:
+        (folder / "store.py").write_text("import library\n")
+        (folder / "sitecustomize.py").write_text(
+            "import os, sys\n"
+            "def note(event, arguments):\n"
+            "    if event == 'import' and os.geteuid():\n"
+            "        sys.stderr.write(f'late {arguments[0]}\\n')\n"
+            "sys.addaudithook(note)\n"
+        )
+        environ = checkout_environ()
+        environ["PYTHONPATH"] = f"{folder}:{environ['PYTHONPATH']}"
+        said = subprocess.run(
+            [public_python(), "-m", "penstock", "--check", "--user", "nobody", f"{module}:app"],
+            cwd=folder, env=environ, stdin=subprocess.DEVNULL,
+            capture_output=True, text=True, timeout=60, check=False,
+        ).stderr.splitlines()  # fmt: skip
+        late = [line.removeprefix("late ") for line in said if line.startswith("late ")]
+        assert wanted in late or module == "none"
+        assert not [name for name in late if is_ours_or_pythons(name)]
+        assert said[-1].startswith("penstock: error: ")
+        assert f"'{wanted}'" in said[-1]
+
+
 def is_ours_or_pythons(name: str) -> bool:
     first = name.partition(".")[0]
     return first == "penstock" or first in sys.stdlib_module_names

@@ -270,6 +270,7 @@ def _check(spec: str, settings: Settings) -> int:
     from penstock.supervisor.logs import check_logs
     from penstock.system.pid_file import PidFile
     from penstock.system.privileges import become
+    from penstock.worker.child import import_for
 
     addresses_of(settings)
     transport = chosen_transport(settings)
@@ -279,6 +280,7 @@ def _check(spec: str, settings: Settings) -> int:
     identity = identity_of(settings)
     opened_by = check_logs(settings, identity)
     if identity is not None:  # root imports no application
+        import_for(settings)
         become(identity, setuid_programs=settings.allow_setuid_programs)
     if settings.pid is not None:
         PidFile(settings.pid, settings.source_of("pid")).check_kind()

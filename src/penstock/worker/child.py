@@ -170,7 +170,9 @@ def import_for(settings: Settings) -> None:
     """Import what a worker with these settings needs: it may be where only root may read."""
     transport_class(settings)
     import_filters(settings)
-    import penstock.app.hints  # for the error of an application that cannot be loaded
+    import difflib  # noqa: F401 - for the error of an application that cannot be loaded, and so is:
+
+    import penstock.app.hints
 
     if settings.hooks:
         import urllib.parse  # noqa: F401
