@@ -107,7 +107,9 @@ def test_the_reserve_is_left_to_the_application_beside_the_workers_own_descripto
     room = 100
     reserve = str(possible_descriptors() - room)
     arguments = ("self_reporting:app", "--transport", transport, "--threads", threads)
-    command = (*arguments, "--workers", "1", "--descriptor-reserve", reserve)
+    # More than fit: as many as fit would be evicted before.
+    limits = ("--max-connections", "1000", "--max-unfinished-heads", "1000")
+    command = (*arguments, "--workers", "1", "--descriptor-reserve", reserve, *limits)
     with ServerProcess(*command, cwd=SUPPORT) as server, ExitStack() as stack:
         for _ in range(room):
             client = stack.enter_context(Client(server.address))
