@@ -26,6 +26,7 @@ from penstock.errors import ListenError, PenstockError
 from penstock.records import dataclass
 from penstock.system.as_user import Change, HelperError, Work, wait_for
 from penstock.system.descriptors import use_inherited
+from penstock.system.network import hold_ahead
 from penstock.system.paths import Place, find
 from penstock.system.port_holders import holder_of
 from penstock.system.privileges import Identity
@@ -827,8 +828,7 @@ def _prepare(sock: socket.socket) -> None:
     sock.set_inheritable(False)
     if sock.family != socket.AF_UNIX:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if sys.platform == "linux":  # elsewhere the native transport does not raise it
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, FIRST_AHEAD_BYTES)
+        hold_ahead(sock, FIRST_AHEAD_BYTES)
 
 
 def _open_directory(path: str) -> int | None:

@@ -217,7 +217,7 @@ impl Connection {
                 since: now,
                 requests: 0,
                 exchange: ExchangeState::default(),
-                output: Output::new(options, output_totals),
+                output: Output::new(options.flush_bytes, output_totals),
                 proxy_header: Vec::new(),
                 in_head: false,
                 body_clock: BodyClock::default(),

@@ -43,22 +43,36 @@ pub struct OutputTotals(Arc<Totals>);
 struct Totals {
     /// Bytes in memory, and not with the kernel.
     unsent: AtomicU64,
-    /// Connections for which the kernel holds `ahead_bytes`.
+    /// Connections for which the kernel holds `ahead_bytes`, and how many there may be.
     ahead: AtomicU64,
+    most_ahead: u64,
+    ahead_bytes: u64,
 }
 
 impl OutputTotals {
+    pub fn new(options: &Options) -> Self {
+        OutputTotals(Arc::new(Totals {
+            most_ahead: decisions::most_ahead(options),
+            ahead_bytes: options.ahead_bytes,
+            ..Totals::default()
+        }))
+    }
+
     /// How many bytes are in memory, and not with the kernel.
     pub fn unsent(&self) -> u64 {
         self.0.unsent.load(Ordering::Relaxed)
     }
 
-    /// Count one more connection for which the kernel holds bytes ahead, unless there are `most`.
-    fn hold_ahead(&self, most: u64) -> Option<Ahead> {
-        let more = |count| (count < most).then_some(count + 1);
-        let counted = &self.0.ahead;
-        let joined = counted.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
-        joined.is_ok().then(|| Ahead(self.clone()))
+    /// Have the kernel hold bytes ahead for one more connection, unless there are too many.
+    fn hold_ahead(&self, stream: &dyn Stream) -> Option<Ahead> {
+        let totals = &self.0;
+        let more = |count| (count < totals.most_ahead).then_some(count + 1);
+        let counted = totals
+            .ahead
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        counted.ok()?;
+        stream.hold_ahead(totals.ahead_bytes);
+        Some(Ahead(self.clone()))
     }
 }
 
@@ -238,10 +252,7 @@ pub struct Output {
     taken_before: u64,
     /// The kernel has taken no more since the poller has told of room.
     full: bool,
-    /// How many bytes the kernel may hold ahead once the client has shown that it reads, and for how
-    /// many connections.
-    ahead_bytes: u64,
-    most_ahead: u64,
+    /// There since the client has shown that it reads.
     ahead: Option<Ahead>,
     corked: bool,
     /// A thread that may wait for the disk is asked to send what there is, and has not begun.
@@ -256,11 +267,10 @@ pub struct Output {
 }
 
 impl Output {
-    pub fn new(options: &Options, totals: OutputTotals) -> Self {
+    /// `most` is how many bytes one flush sends.
+    pub fn new(most: u64, totals: OutputTotals) -> Self {
         Output {
-            most: options.flush_bytes,
-            ahead_bytes: options.ahead_bytes,
-            most_ahead: decisions::most_ahead(options),
+            most,
             memory: UnsentShare {
                 bytes: 0,
                 all: totals,
@@ -324,10 +334,7 @@ impl Output {
     fn accepted(&mut self, stream: &dyn Stream) {
         self.full = false;
         if self.waiting_since != 0 && self.ahead.is_none() {
-            self.ahead = self.memory.all.hold_ahead(self.most_ahead);
-            if self.ahead.is_some() {
-                stream.hold_ahead(self.ahead_bytes);
-            }
+            self.ahead = self.memory.all.hold_ahead(stream);
         }
     }
 

@@ -144,6 +144,7 @@ impl Shared {
         let (scoreboard, files) = (Arc::new(scoreboard), FileCount::default());
         let poller = Arc::new(Poller::new()?);
         let inbox = Arc::new(Inbox::new(Arc::clone(&poller)));
+        let output_totals = OutputTotals::new(&options);
         Ok(Shared {
             streaming: Arc::default(),
             spooling: Spooling {
@@ -179,7 +180,7 @@ impl Shared {
             relieve: Flag::default(),
             date_line: Mutex::default(),
             files,
-            output_totals: OutputTotals::default(),
+            output_totals,
             tls: Mutex::default(),
             clients: Mutex::default(),
             heads: AtomicUsize::new(0),

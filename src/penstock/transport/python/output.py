@@ -199,6 +199,7 @@ class Output:
             try:
                 sent = self._send_region(region, min(region.count, most))
             except BlockingIOError:
+                self._blocked = True
                 return self._end_flight(region, 0)
             except OSError as error:
                 self._end_flight(region, 0, error)
@@ -321,14 +322,12 @@ class Output:
     def _note_taken(self, count: int) -> None:
         """Note what the kernel has taken, if anything.
 
-        Where it took nothing for a while, the client reads: from then on the kernel holds more of
+        Where it took no more for a while, the client reads: from then on the kernel holds more of
         what is unsent, so that fewer calls send it.
         """
         self.size -= count
         self.taken += count
-        if count == 0:
-            self._blocked = True
-        elif self._blocked and not self._ahead and self._budget.hold_ahead():
+        if count and self._blocked and not self._ahead and self._budget.hold_ahead():
             self._ahead = True
             self._stream.hold_ahead(self._config.ahead_bytes)
 

@@ -13,9 +13,10 @@ import select
 import signal
 import socket
 import struct
-import sys
 from collections.abc import Callable, Sequence
 from typing import Literal
+
+from penstock.system.network import hold_ahead
 
 try:
     import fcntl
@@ -119,9 +120,7 @@ class SocketStream:
 
     def hold_ahead(self, count: int) -> None:
         """Have the kernel hold up to ``count`` bytes that are not on their way to the client."""
-        if sys.platform == "linux":
-            with contextlib.suppress(OSError):  # a Unix socket does not, and does not need it
-                self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, count)
+        hold_ahead(self._socket, count)
 
     def unacknowledged(self) -> int:
         """Return how many bytes wait in the send buffer or on the wire; 0 where that is unknown."""
