@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from itertools import pairwise
 
 from penstock.cli.flags import OF_GUNICORN, all_flags, read
 from penstock.config.gunicorn_settings import refusal
@@ -115,10 +116,10 @@ def _refuse_values_of_switches(arguments: Sequence[str]) -> None:
 
 def _unexpected(argument: str, arguments: Sequence[str]) -> str:
     """Return why an argument is refused that belongs to no flag, or behind a switch."""
-    before = arguments[arguments.index(argument) - 1]
-    for option in OPTIONS.values():
-        if option.is_switch and option.word == argument and before in option.flags:
-            return f"{before} {argument}: write {before}={argument}"
+    flags = {flag for it in OPTIONS.values() if it.word == argument for flag in it.flags}
+    for before, word in pairwise(arguments):
+        if word and word == argument and before in flags:
+            return f"{before} {word}: write {before}={word}"
     return f"unexpected argument {argument!r}: usage: {USAGE}"
 
 

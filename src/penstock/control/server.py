@@ -314,12 +314,12 @@ def _bind(wanted: Wanted, logger: logging.Logger, patience: float) -> Listener |
         [listener] = bind_listeners(["unix:@" + path[1:]])
         return listener
     try:
-        changeable = _changeable_by_others(path) if wanted.roots_alone else None
-        if changeable is None:
+        found = _changeable_by_others(path) if wanted.roots_alone else None
+        if found is None:
             return open_path(path, wanted.backlog, patience)
+        reason = f"others than root can change {found}; with --user, take a directory of root's"
     except OSError as error:
-        raise cannot_listen(wanted.text, reason_of(error), wanted.setting) from None
-    reason = f"others than root can change {changeable}; with --user, take a directory of root's"
+        reason = reason_of(error)
     raise cannot_listen(wanted.text, reason, wanted.setting)
 
 

@@ -170,7 +170,8 @@ def import_for(settings: Settings) -> None:
     """Import what a worker with these settings needs: it may be where only root may read."""
     transport_class(settings)
     import_filters(settings)
-    import difflib  # noqa: F401 - for the error of an application that cannot be loaded, and so is:
+    # For the error of an application that cannot be loaded.
+    import difflib  # noqa: F401
 
     import penstock.app.hints
 
