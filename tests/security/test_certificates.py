@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,14 +10,13 @@ import pytest
 
 from support.certificates import authority, server_certificate
 from support.invariant import eventually
-from support.server_process import checkout_environ
 from support.service_user import (
     NOBODY,
     TakenOver,
     as_root,
+    ended_command,
     owned,
     public_folder,
-    public_python,
 )
 from support.tls import TlsClient
 
@@ -102,16 +100,7 @@ def test_root_reads_no_file_that_the_workers_user_could_replace(
     with public_folder() as folder:
         server_certificate().write(folder)
         change(folder)
-        done = subprocess.run(
-            [public_python(), "-m", "penstock", "--user", "nobody", "shop:app", *TLS],
-            cwd=folder,
-            env=checkout_environ(),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        done = ended_command(folder, "--user", "nobody", "shop:app", *TLS)
         assert done.returncode == 2
         assert "is refused, because root reads it for workers of another user" in done.stderr
         assert "can be changed by others than root: make root the owner" in done.stderr

@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import stat
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -16,14 +15,13 @@ from penstock.listeners import bind_listeners
 from penstock.system.pid_file import PidFile
 from penstock.system.privileges import Identity
 from support.invariant import eventually
-from support.server_process import checkout_environ
 from support.service_user import (
     NOBODY,
     TakenOver,
     as_root,
+    ended_command,
     owned,
     public_folder,
-    public_python,
 )
 
 USER = Identity(NOBODY.pw_uid, NOBODY.pw_gid, (NOBODY.pw_gid,))
@@ -153,17 +151,8 @@ def test_a_socket_of_roots_is_not_made_at_a_path_that_the_user_can_move(
         (folder / "for-all").chmod(0o777)
         path = folder / place / "server.sock"
         address = str(path) if setting == "--control" else f"unix:{path}"
-        arguments = ["--user", "nobody", "--bind", "127.0.0.1:0", setting, address, "shop:app"]
-        done = subprocess.run(
-            [public_python(), "-m", "penstock", *arguments],
-            cwd=folder,
-            env=checkout_environ(),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-        )
+        where = ("--bind", "127.0.0.1:0", setting, address)
+        done = ended_command(folder, "--user", "nobody", *where, "shop:app")
         assert done.returncode == 7, done.stderr
         assert f"cannot listen on {address}: others than root can change" in done.stderr
         assert f"(setting: {setting})" in done.stderr

@@ -11,7 +11,7 @@ import pwd
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from support.lifecycle import MODULE, Supervised
+from support.server_process import checkout_environ
 from support.wire import Client
 
 NOBODY = pwd.getpwnam("nobody")
@@ -62,6 +63,22 @@ def public_python() -> str:
             if done.stdout.strip() == str(sys.version_info[:2]):
                 return python
     pytest.skip("no Python of this version can be read by all users")
+
+
+def ended_command(
+    folder: Path, *arguments: str, environ: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run the command in a folder until it ends, by a Python that any user can import from."""
+    return subprocess.run(
+        [public_python(), "-m", "penstock", *arguments],
+        cwd=folder,
+        env={**checkout_environ(), **(environ or {})},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
 
 
 class TakenOver(Supervised):
