@@ -126,6 +126,15 @@ def test_a_response_that_is_sent_at_once_has_its_first_byte_with_its_end(slot: S
     assert read_statuses(slot) == {204: 3}
 
 
+def test_two_threads_that_wait_for_the_client_at_a_time_leave_no_time_below_0(slot: Slot) -> None:
+    counted = RequestHistograms(slot)
+    counted.add(Sent("GET", "200 OK", answered_after=10**9, client_wait=1.8), 1001.0)
+    counted.publish()
+    [words] = read_series(slot).values()
+    application = histograms_of(words)["application"]
+    assert (application.counts[0], application.seconds) == (1, 0.0)
+
+
 def test_what_is_published_again_is_not_counted_twice(slot: Slot) -> None:
     counted = RequestHistograms(slot)
     for _ in range(3):

@@ -221,8 +221,9 @@ class RequestHistograms:
         if exchange.queue_time:
             finished.queues.append(exchange.queue_time)
         if exchange.answered_after:
+            # Two threads of an application may wait for its client at a time, and both waits count.
             answered_after = exchange.answered_after - round(exchange.client_wait * 1e9)
-            finished.applications.append(answered_after)
+            finished.applications.append(max(answered_after, 0))
         return finished
 
     def add_refused(self, method: str, status: int, protocol: str, duration: float) -> None:
