@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from support.descriptors import links
 from support.invariant import (
     Bystander,
     descriptors,
@@ -147,14 +148,8 @@ def test_fault_27_a_program_that_the_application_starts_holds_no_socket_of_the_s
 
 def tcp_sockets_of(pid: int) -> set[str]:
     """Return the TCP sockets of a process: the other kind it may share with its parent."""
-    links = set()
-    for name in os.listdir(f"/proc/{pid}/fd"):
-        try:
-            links.add(os.readlink(f"/proc/{pid}/fd/{name}"))
-        except FileNotFoundError:
-            pass
     table = Path("/proc/net/tcp").read_text().splitlines()[1:]
-    return links & {f"socket:[{line.split()[9]}]" for line in table}
+    return set(links(pid).values()) & {f"socket:[{line.split()[9]}]" for line in table}
 
 
 def test_fault_27_a_forked_child_holds_no_socket_of_the_server(server: ServerProcess) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
 import weakref
@@ -19,6 +18,7 @@ import pytest
 
 import penstock
 from penstock.telemetry.scoreboard import SPOOLED
+from support.descriptors import links
 from support.server_process import BUSY_SECONDS, ServerProcess
 from support.serving import TEXT, Environ, connect, descriptors, eventually, get, post
 from support.stopping_disk import StoppingDisk
@@ -346,8 +346,4 @@ def is_there(server: BareServer) -> None:
 
 def open_on(mount: StoppingMount) -> list[str]:
     """Return the files of the mount that this process has open."""
-    found = []
-    for name in os.listdir("/proc/self/fd"):
-        with suppress(FileNotFoundError):  # closed meanwhile
-            found.append(os.readlink(f"/proc/self/fd/{name}"))
-    return [link for link in found if link.startswith(f"{mount.path}/")]
+    return [link for link in links().values() if link.startswith(f"{mount.path}/")]

@@ -21,6 +21,7 @@ import pytest
 from penstock.config.checks import native_built, native_has_tls
 from penstock.edge.certificates import Certificate, read_certificate
 from support.acme_authority import Pebble, free_port, running
+from support.descriptors import links
 from support.invariant import eventually
 from support.lifecycle import Supervised, json_of
 from support.server_process import run_penstock
@@ -303,8 +304,8 @@ def test_the_ordering_process_runs_as_the_user_and_has_nothing_of_roots_open(
             assert f"Uid:\t{NOBODY.pw_uid}\t{NOBODY.pw_uid}\t{NOBODY.pw_uid}" in status
             assert "CapBnd:\t0000000000000000\n" in status
             assert "NoNewPrivs:\t1\n" in status
-            targets = {x.name: os.readlink(x) for x in Path(f"/proc/{child}/fd").iterdir()}
-            others = [x for number, x in targets.items() if int(number) > 2]
+            targets = links(child)
+            others = [x for number, x in targets.items() if number > 2]
             assert all(x.startswith(("socket:", str(folder / "acme"))) for x in others), targets
             for path in (folder / "acme").rglob("*"):
                 assert path.stat().st_uid == NOBODY.pw_uid

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from support.descriptors import links
 from support.invariant import eventually
 from support.lifecycle import Supervised, parent_of, write_app
 from support.load import Load
@@ -183,11 +184,7 @@ def test_no_descriptor_leads_to_a_file_that_was_made_for_the_heartbeat(tmp_path:
     control = os.path.join(os.environ["RUNTIME_DIRECTORY"], "penstock")
     with Supervised(tmp_path, "-w", "2") as server:
         for pid in server.members():
-            for name in os.listdir(f"/proc/{pid}/fd"):
-                try:
-                    link = os.readlink(f"/proc/{pid}/fd/{name}")
-                except FileNotFoundError:
-                    continue  # closed meanwhile
+            for link in links(pid).values():
                 if pid == server.supervisor and link == control:
                     continue  # its directory, which no worker has
                 assert not link.startswith(("/tmp", "/dev/shm", "/var")), link

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from penstock.transport.config import TransportConfig
+from support.descriptors import links
 from support.server_process import ROOT, ServerProcess
 from support.wire import Client
 
@@ -74,14 +75,7 @@ def probe(server: ServerProcess, path: str = "/hello") -> bytes:
 
 def descriptors(server: ServerProcess) -> list[str]:
     """Return what the server's descriptors lead to."""
-    folder = f"/proc/{server.process.pid}/fd"
-    found = []
-    for name in os.listdir(folder):
-        try:
-            found.append(os.readlink(f"{folder}/{name}"))
-        except FileNotFoundError:
-            pass  # closed while we looked
-    return sorted(found)
+    return sorted(links(server.process.pid).values())
 
 
 def status(server: ServerProcess, field: str) -> int:

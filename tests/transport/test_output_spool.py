@@ -6,7 +6,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -23,6 +23,7 @@ from penstock.telemetry.scoreboard import (
     SLOW_READER,
     SPOOLED,
 )
+from support.descriptors import links
 from support.namespaces import run_in
 from support.serving import (
     TEXT,
@@ -315,11 +316,7 @@ def test_the_order_is_kept_also_of_files_behind_what_was_spooled(
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_child_that_a_view_forks_does_not_keep_the_file(transport: str, tmp_path: Path) -> None:
     def files() -> int:
-        count = 0
-        for name in os.listdir("/proc/self/fd"):
-            with suppress(FileNotFoundError):  # closed meanwhile
-                count += os.readlink(f"/proc/self/fd/{name}").startswith(str(tmp_path))
-        return count
+        return sum(link.startswith(str(tmp_path)) for link in links().values())
 
     def forking(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         if environ["PATH_INFO"] != "/fork":
