@@ -55,7 +55,7 @@ INSTRUCTIONS: Mapping[tuple[str, str], Bound] = {
     ("native", "a file of 10 KiB (--static)"): Bound(None, 48_600),
     ("python", "hello"): Bound(121_354, 82_600),
     ("python", "varied"): Bound(207_927, 170_600),
-    ("python", "generator"): Bound(138_816, 116_200),
+    ("python", "generator"): Bound(138_816, 118_500),
     ("python", "a connection each"): Bound(277_430, 268_000),
     ("python", "Flask"): Bound(453_804, 421_500),
 }
