@@ -67,13 +67,18 @@ def threads_of(scenario: Scenario) -> int:
     return next(each.threads for each in scenario.candidates if each.peer == "penstock")
 
 
-def compare(name: str, checkouts: tuple[Path, Path], transport: str, pairs: int) -> Compared:
-    """Take turns, this checkout and then the other one, and the other way round."""
+def compare(
+    name: str, checkouts: tuple[Path, Path], transport: str, pairs: int, threads: int | None
+) -> Compared:
+    """Take turns, this checkout and then the other one, and the other way round.
+
+    ``threads`` is None for as many as the scenario has first.
+    """
     scenario = next(each for each in SCENARIOS if each.name == name)
     rates: tuple[list[float], list[float]] = ([], [])
     with ExitStack() as stack:
         name_of_ours = "penstock" if transport == "native" else "penstock-python"
-        candidate = Candidate(name_of_ours, threads_of(scenario))
+        candidate = Candidate(name_of_ours, threads_of(scenario) if threads is None else threads)
         servers = [
             stack.enter_context(running(candidate, scenario.setup, checkout / "src"))
             for checkout in checkouts
@@ -114,6 +119,7 @@ def main() -> int:
     add("--only", action="append", choices=NAMES, metavar="NAME", help=about_only)
     add("--pairs", type=int, default=PAIRS, help=f"of turns of a second; default: {PAIRS}")
     add("--transport", choices=("native", "python"), default="native")
+    add("--threads", type=int, help="of each server; default: what the scenario has first")
     arguments = parser.parse_args()
     checkouts = (environment.ROOT, arguments.base.resolve())
     environment.end_as_interrupted()
@@ -124,7 +130,11 @@ def main() -> int:
             prepare(checkouts, arguments.transport, tls=any(map(speaks_tls, names)))
             for name in names:
                 print(f"{name}: {2 * arguments.pairs} turns", file=sys.stderr)
-                found.append(compare(name, checkouts, arguments.transport, arguments.pairs))
+                found.append(
+                    compare(
+                        name, checkouts, arguments.transport, arguments.pairs, arguments.threads
+                    )
+                )
     except (environment.EnvironmentProblem, OSError, subprocess.SubprocessError) as problem:
         print(problem, file=sys.stderr)
         return 1

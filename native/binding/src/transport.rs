@@ -532,7 +532,9 @@ impl NativeTransport {
         if shared.attended.get() {
             let path = exchange.borrow(py).path;
             self.threads.look_after(shared, path);
-        } else if shared.slow_paths.stalls() >= shared.options.stalled_calls {
+        } else if shared.held_answers.are_expected()
+            || shared.slow_paths.stalls() >= shared.options.stalled_calls
+        {
             self.core.attend(py);
         }
     }

@@ -131,6 +131,9 @@ pub fn resume(
     leader: &mut LeaderState,
     state: &mut ConnectionState,
 ) -> Option<Ready> {
+    if state.carry.remaining().is_empty() {
+        responding::uncork(connection, state); // it waited for others, or for what has not come
+    }
     if shared.drained.get() {
         closing::close_answered(connection, shared, state); // it came back after all else was torn down
     } else if state.output.is_corked() && state.exchange.fate != Fate::Reset {

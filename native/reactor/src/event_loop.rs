@@ -15,6 +15,7 @@ use crate::options::Options;
 use crate::poller::{Event, Events, Token};
 use crate::remainder::Remainder;
 use crate::request::{Ready, Waiting};
+use crate::responding;
 use crate::scoreboard::POLLED;
 use crate::shared::Shared;
 use crate::slow_readers::SlowReaders;
@@ -108,6 +109,7 @@ impl EventLoop {
         self.accepting
             .note_busy(shared, self.leader.now, leader == Leader::StallMonitor);
         loop {
+            self.send_due(shared);
             self.take_posts(shared);
             if shared.closed.get() {
                 self.tear_down(shared); // before anything else is handed out
@@ -122,10 +124,15 @@ impl EventLoop {
                     return Step::Blocked;
                 }
                 if let Some(ready) = self.handle(shared, item) {
+                    self.expect_answer(shared);
                     return Step::Ready(ready);
                 }
                 self.leader.now = sys::monotonic();
                 over = self.leader.now >= self.leader.turn_ends;
+                self.send_due(shared);
+            }
+            if shared.held_answers.are_left() {
+                responding::send_held(shared, self.leader.now); // the turn is over
             }
             if shared.has_posts() {
                 continue;
@@ -155,6 +162,31 @@ impl EventLoop {
                 }
             }
             over = false;
+        }
+    }
+
+    /// Send the answers that wait, if they have waited long enough, or what they wait for will not be.
+    #[inline(always)]
+    fn send_due(&self, shared: &Shared) {
+        if !shared.held_answers.are_left() {
+            return;
+        }
+        // The stall monitor hands out nothing: it leads while calls last.
+        let more = !self.batch.is_empty() && !self.leader.queues && !shared.closed.get();
+        let most = shared.options.monitor_tick;
+        if shared.held_answers.are_due(self.leader.now, more, most) {
+            responding::send_held(shared, self.leader.now);
+        }
+    }
+
+    /// Say whether the answer to the request that is handed out may wait, and with it those that wait
+    /// already: there is more to do, and its call will be short.
+    #[inline(always)]
+    fn expect_answer(&self, shared: &Shared) {
+        let expected = self.leader.short_call && !self.batch.is_empty() && !self.leader.queues;
+        shared.held_answers.expect(expected);
+        if !expected && shared.held_answers.are_left() {
+            responding::send_held(shared, self.leader.now);
         }
     }
 

@@ -90,6 +90,9 @@ pub struct LeaderState {
     pub deferred: VecDeque<Arc<Connection>>,
     /// What becomes ready waits for a thread: all are with the application.
     pub queues: bool,
+    /// The call of the request that is handed out will be short, but not so short that it does not pay
+    /// to have answers wait for it.
+    pub short_call: bool,
 }
 
 impl LeaderState {
@@ -105,6 +108,7 @@ impl LeaderState {
             first_read_credit: options.first_reads,
             deferred: VecDeque::new(),
             queues: false,
+            short_call: false,
         }
     }
 

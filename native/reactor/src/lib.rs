@@ -36,6 +36,7 @@ pub mod file_count;
 pub mod file_sending;
 pub mod forwarded;
 pub mod handshaking;
+pub mod held_answers;
 pub mod histograms;
 pub mod inbox;
 pub mod leader;

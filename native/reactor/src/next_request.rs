@@ -21,21 +21,29 @@ pub fn give_back(
     state: &mut ConnectionState,
     now: Nanos,
 ) -> bool {
-    let quiet = state.exchange.fate == Fate::Keep
-        && state.output.size == 0
+    let quiet = is_quiet(shared, state);
+    if quiet && state.output.size == 0 {
+        shared.withdraw(connection, state); // it had a block that waited
+        begin_next(connection, shared, state, now);
+        return false;
+    }
+    connection.set_phase(state, Phase::Answered);
+    if quiet && state.output.is_corked() {
+        shared.held_answers.add(connection, now);
+        return false;
+    }
+    shared.post(connection, state);
+    true
+}
+
+/// Whether a client that is answered has nothing more for the server, and the connection is kept.
+pub fn is_quiet(shared: &Shared, state: &ConnectionState) -> bool {
+    state.exchange.fate == Fate::Keep
         && state.input == Input::Drained
         && state.parser.state() == State::Done
         && state.carry.remaining().is_empty()
         && !shared.draining.get()
-        && !shared.closed.get();
-    if quiet {
-        shared.withdraw(connection, state); // it had a block that waited
-        begin_next(connection, shared, state, now);
-    } else {
-        connection.set_phase(state, Phase::Answered);
-        shared.post(connection, state);
-    }
-    !quiet
+        && !shared.closed.get()
 }
 
 /// Go on to the next request, or end the connection, once all of the response is with the kernel.

@@ -157,6 +157,8 @@ pub struct Options {
     /// How much is kept of a head that was refused.
     pub refused_head: usize,
     /// The stall monitor's interval.
+    /// How long calls take after which an answer waits for others.
+    pub held_call: Nanos,
     pub monitor_tick: Nanos,
     pub monitor_idle: Nanos,
     pub client_left: u16,

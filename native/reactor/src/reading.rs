@@ -274,6 +274,10 @@ fn hand_out(
     let number = shared.count_request();
     note_replaced_host(connection, shared, leader, state, (&source, number));
     uncork_for(connection, shared, state, &source, leader);
+    leader.short_call = shared.slow_paths.last_call() >= shared.options.held_call && {
+        let (head, bytes) = leader.read.head_of(&source);
+        shared.slow_paths.is_fast(PathHash::of(head.path(bytes)))
+    };
     connection.set_phase(state, Phase::HandedOut);
     connection.set_deadline(NEVER);
     connection.set_heavy(false);

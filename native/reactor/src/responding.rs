@@ -14,7 +14,7 @@ use crate::output::{
 use crate::output_spool;
 use crate::shared::Shared;
 use crate::slow_path_estimate::PathHash;
-use crate::states::{Fate, Phase};
+use crate::states::{Fate, Input, Phase};
 use crate::sys::{self, Fd, Nanos, Readiness};
 use penstock_protocol::State;
 use std::io::{self, IoSlice};
@@ -326,12 +326,13 @@ pub fn hold(
     may
 }
 
-/// Hold a complete response so that it is sent with the next one, where the client pipelines.
-/// Return true if it is held.
+/// Hold a complete response so that it is sent with the next one, where the client pipelines, or
+/// with those to other clients (`held_answers`). Return true if it is held.
 ///
 /// Only if the next request has arrived whole, so that its answer follows at once, and only
-/// a limited number of times before other connections have their turn. And only with a stall
-/// monitor: if the next call stalls, another thread has to send the pending output.
+/// a limited number of times before other connections have their turn; or if the client has sent
+/// nothing more, and this thread leads next. And only with a stall monitor: if the next call stalls,
+/// another thread has to send the pending output.
 pub fn cork(shared: &Shared, state: &mut ConnectionState, data: &[u8]) -> bool {
     let next = state.carry.remaining();
     let may = shared.attended.get()
@@ -340,15 +341,36 @@ pub fn cork(shared: &Shared, state: &mut ConnectionState, data: &[u8]) -> bool {
         && (state.output.is_corked() || !state.output.busy())
         && state.output.size as usize + data.len() <= COALESCED_BYTES
         && state.answered_in_turn < ANSWERS_PER_TURN
-        && next.first().is_some_and(u8::is_ascii_alphabetic)
         && !shared.draining.get()
-        && memchr::memmem::find(next, b"\r\n\r\n").is_some();
+        && match next.is_empty() {
+            true => {
+                state.input == Input::Drained && shared.held_answers.may_add() && !shared.led.get()
+            }
+            false => {
+                next.first().is_some_and(u8::is_ascii_alphabetic)
+                    && memchr::memmem::find(next, b"\r\n\r\n").is_some()
+            }
+        };
     if may {
         state.output.append_copy(data);
         state.output.cork();
         state.answered_in_turn += 1;
     }
     may
+}
+
+/// Send the answers that wait, and go on to the next requests of their connections.
+#[inline(never)]
+pub fn send_held(shared: &Shared, now: Nanos) {
+    for connection in shared.held_answers.take() {
+        let mut state = connection.lock();
+        uncork(&connection, &mut state);
+        if next_request::is_quiet(shared, &state) && !state.output.busy() {
+            next_request::begin_next(&connection, shared, &mut state, now);
+        } else {
+            shared.post(&connection, &mut state); // for the leader, which calls this
+        }
+    }
 }
 
 /// Have the leader send what is queued, within the write deadline.

@@ -7,6 +7,7 @@ use crate::connection::{Connection, ConnectionState};
 use crate::decisions;
 use crate::disk::Disk;
 use crate::file_count::FileCount;
+use crate::held_answers::HeldAnswers;
 use crate::inbox::Inbox;
 use crate::log_queue::LogQueue;
 use crate::options::Options;
@@ -102,6 +103,7 @@ pub struct Shared {
     log_writer_called: Flag,
     registry: Mutex<Registry>,
     pub inbox: Arc<Inbox>,
+    pub held_answers: HeldAnswers,
     pub senders: Senders,
     pub draining: Flag,
     /// A drain leaves the clients that wait in the accept queues to others.
@@ -161,6 +163,7 @@ impl Shared {
             options,
             scoreboard,
             inbox,
+            held_answers: HeldAnswers::default(),
             poller,
             slow_paths,
             queue: WaitingQueue::default(),

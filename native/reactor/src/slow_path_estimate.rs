@@ -2,7 +2,7 @@
 
 use crate::decisions;
 use crate::sys::Nanos;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 /// Paths are told apart by a byte of their hash, which does for an estimate.
 const PATHS: usize = 256;
@@ -21,6 +21,7 @@ pub struct SlowPathEstimate {
     /// A call that lasts for longer keeps others waiting in the kernel where no thread leads.
     stalled_call: Nanos,
     stalls: AtomicU32, // how many calls have
+    last: AtomicU64,   // the time of the last call
 }
 
 /// A path's name in here.
@@ -46,6 +47,7 @@ impl SlowPathEstimate {
             all: AtomicU32::new(0),
             stalled_call,
             stalls: AtomicU32::new(0),
+            last: AtomicU64::new(0),
         }
     }
 
@@ -75,8 +77,14 @@ impl SlowPathEstimate {
         self.stalls.load(Ordering::Relaxed)
     }
 
+    /// How long the last call took.
+    pub fn last_call(&self) -> Nanos {
+        self.last.load(Ordering::Relaxed)
+    }
+
     /// Keep account of a call.
     pub fn note(&self, path: PathHash, time: Nanos) {
+        self.last.store(time, Ordering::Relaxed);
         let slow = time > self.slow_call;
         if slow && time > self.stalled_call {
             self.stalls.fetch_add(1, Ordering::Relaxed);

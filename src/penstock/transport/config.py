@@ -324,6 +324,12 @@ class TransportConfig:
     """With a larger share of slow calls, the leader wakes its successor before it calls."""
     stalled_call_seconds: float = 0.02
     """With one thread, the stall monitor starts when calls have lasted for this long..."""
+    held_call_seconds: float = 0.000025
+    """After a call that has lasted for at least so long, the native transport has an answer wait
+    while it calls the application for the next request of the same poll: a system call between two
+    calls costs the interpreter a part of what the processor's caches hold of it. A text that is
+    ready takes 10 microseconds with what sends it, and to keep its answer would cost more than it
+    saves; a framework, or some JSON, takes 30 and more."""
     notable_call_seconds: float = LEAST_SLOW_SECONDS
     """A call that lasts longer may be among the slowest (``penstockctl slow``). To look at it costs
     a few microseconds."""

@@ -379,6 +379,7 @@ pub fn options() -> Options {
         slow_share: 0.25,
         stalled_call: 20 * MILLISECOND,
         stalled_calls: 10,
+        held_call: MILLISECOND / 10,
         monitor_tick: MILLISECOND,
         monitor_idle: 50 * MILLISECOND,
         client_left: 499,

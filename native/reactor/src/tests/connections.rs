@@ -7,6 +7,7 @@ use crate::log_queue::Entry;
 use crate::next_request;
 use crate::options::{Checks, Options};
 use crate::output_spool;
+use crate::request::Waiting;
 use crate::responding;
 use crate::scoreboard::{LIVE, SLOW_READER, SPOOLED};
 use crate::slow_path_estimate::PathHash;
@@ -422,6 +423,198 @@ fn an_answer_that_waits_for_the_next_one_is_sent_if_that_takes_its_time() {
     assert!(!second.connection.lock().output.is_corked());
     bench.answer(&second, OK);
     assert_eq!(client.statuses(), [200]);
+}
+
+/// Clients whose requests one poll has brought, of a path whose calls have proved fast; the first
+/// request is with the application.
+fn polled_together(bench: &mut Bench, count: usize) -> (Vec<Client>, Waiting) {
+    let time = bench.shared.options.held_call;
+    bench.shared.slow_paths.note(PathHash::of(b"/get"), time);
+    let clients: Vec<_> = (0..count)
+        .map(|_| {
+            let client = bench.connect();
+            client.put(GET);
+            bench.tell_of_input(&client);
+            client
+        })
+        .collect();
+    bench.step();
+    (clients, bench.take())
+}
+
+/// Answer as the application's thread does; return whether the answer waits.
+fn answer_or_hold(bench: &Bench, waiting: &Waiting) -> bool {
+    let mut state = waiting.connection.lock();
+    let held = responding::cork(&bench.shared, &mut state, OK);
+    if !held {
+        let sent = responding::send_small(&bench.shared, &waiting.connection, &mut state, OK);
+        assert!(sent.is_ok());
+    }
+    let now = crate::sys::monotonic();
+    next_request::give_back(&waiting.connection, &bench.shared, &mut state, now);
+    held
+}
+
+#[test]
+fn answers_to_the_requests_of_one_poll_are_sent_together_and_before_the_last_call() {
+    let mut bench = Bench::new(options());
+    let (clients, first) = polled_together(&mut bench, 3);
+    assert!(answer_or_hold(&bench, &first));
+    bench.step();
+    let second = bench.take();
+    assert!(answer_or_hold(&bench, &second));
+    assert_eq!([0, 1].map(|it| clients[it].received()), ["", ""]);
+    bench.step();
+    assert_eq!([0, 1].map(|it| clients[it].statuses()), [[200], [200]]);
+    assert!(!answer_or_hold(&bench, &bench.ready[0])); // there is nothing to wait for
+    assert_eq!(clients[2].statuses(), [200]);
+    assert!(clients.iter().all(|it| it.phase() == Phase::Reading));
+    bench.ready.clear();
+    serve(&mut bench, &clients[0], GET);
+}
+
+#[test]
+fn no_answer_waits_for_a_call_that_may_last() {
+    let mut bench = Bench::new(options());
+    let (clients, first) = polled_together(&mut bench, 1);
+    answer_or_hold(&bench, &first);
+    assert_eq!(clients[0].statuses(), [200]);
+    let others = [GET, b"GET /never-called HTTP/1.1\r\nHost: a\r\n\r\n", GET].map(|request| {
+        let client = bench.connect();
+        client.put(request);
+        bench.tell_of_input(&client);
+        client
+    });
+    bench.step();
+    let second = bench.take();
+    assert!(answer_or_hold(&bench, &second));
+    assert_eq!(others[0].received(), "");
+    bench.step();
+    assert_eq!(others[0].statuses(), [200]);
+}
+
+#[test]
+fn an_answer_waits_for_no_more_than_some_calls_and_a_millisecond() {
+    let mut bench = Bench::new(options());
+    let (clients, first) = polled_together(&mut bench, 40);
+    assert!(answer_or_hold(&bench, &first));
+    for _ in 1..16 {
+        bench.step();
+        let next = bench.take();
+        assert!(answer_or_hold(&bench, &next));
+    }
+    assert_eq!(clients[0].received(), "");
+    bench.step();
+    assert!(clients[..16].iter().all(|it| it.statuses() == [200]));
+    let next = bench.take();
+    assert!(answer_or_hold(&bench, &next));
+    bench.stand_still(MILLISECOND);
+    bench.step();
+    assert_eq!(clients[16].statuses(), [200]);
+}
+
+#[test]
+fn an_answer_that_waits_is_sent_by_the_thread_that_leads_while_the_next_call_lasts() {
+    let mut bench = Bench::new(options());
+    let (clients, first) = polled_together(&mut bench, 3);
+    assert!(answer_or_hold(&bench, &first));
+    bench.step();
+    bench.turn();
+    assert_eq!(clients[0].statuses(), [200]);
+}
+
+#[test]
+fn no_answer_waits_where_calls_take_less_than_that_would_save() {
+    let mut bench = Bench::new(options());
+    let (_clients, first) = polled_together(&mut bench, 3);
+    assert!(answer_or_hold(&bench, &first));
+    let path = PathHash::of(b"/get");
+    let less = bench.shared.options.held_call - 1;
+    bench.shared.slow_paths.note(path, less);
+    bench.step();
+    let second = bench.take();
+    assert!(!answer_or_hold(&bench, &second));
+}
+
+#[test]
+fn no_answer_waits_where_another_thread_leads_or_none_is_there_to_send_it() {
+    let mut bench = Bench::new(options());
+    let (clients, first) = polled_together(&mut bench, 4);
+    bench.shared.led.set(true);
+    assert!(!answer_or_hold(&bench, &first));
+    bench.shared.led.set(false);
+    bench.step();
+    bench.shared.attended.set(false);
+    let second = bench.take();
+    assert!(!answer_or_hold(&bench, &second));
+    bench.shared.attended.set(true);
+    assert!(clients[..2].iter().all(|it| it.statuses() == [200]));
+}
+
+#[test]
+fn an_answer_that_waits_reaches_its_client_before_the_end() {
+    for ends in [
+        |it: &Bench| it.shared.closed.set(true),
+        |it: &Bench| {
+            it.shared.draining.set(true);
+        },
+    ] {
+        let mut bench = Bench::new(options());
+        let (clients, first) = polled_together(&mut bench, 2);
+        assert!(answer_or_hold(&bench, &first));
+        ends(&bench);
+        bench.step();
+        assert_eq!(clients[0].statuses(), [200]);
+    }
+}
+
+#[test]
+fn a_connection_whose_answer_waits_is_not_idle() {
+    let mut bench = Bench::new(options());
+    let (clients, first) = polled_together(&mut bench, 2);
+    assert!(answer_or_hold(&bench, &first));
+    assert!(!bench.evict());
+    bench.step();
+    assert_eq!(clients[0].statuses(), [200]);
+}
+
+#[test]
+fn what_the_kernel_does_not_take_of_an_answer_that_has_waited_is_sent_when_there_is_room() {
+    let mut bench = Bench::new(options());
+    let (clients, first) = polled_together(&mut bench, 2);
+    clients[0].set_room(10);
+    assert!(answer_or_hold(&bench, &first));
+    bench.step();
+    bench.turn();
+    assert_eq!(clients[0].phase(), Phase::Flushing);
+    bench.make_room(&clients[0], usize::MAX);
+    assert_eq!(clients[0].statuses(), [200]);
+    assert_eq!(clients[0].phase(), Phase::Reading);
+}
+
+#[test]
+fn what_a_client_sends_while_its_answer_waits_is_its_next_request() {
+    let mut bench = Bench::new(options());
+    let (clients, first) = polled_together(&mut bench, 2);
+    assert!(answer_or_hold(&bench, &first));
+    clients[0].put(GET);
+    bench.tell_of_input(&clients[0]);
+    bench.step();
+    bench.ready.clear();
+    bench.turn();
+    assert_eq!(clients[0].statuses(), [200]);
+    let next = bench.take();
+    assert!(Arc::ptr_eq(&next.connection, &clients[0].connection));
+}
+
+#[test]
+fn a_client_that_leaves_while_its_answer_waits_is_let_go() {
+    let mut bench = Bench::new(options());
+    let (clients, first) = polled_together(&mut bench, 2);
+    assert!(answer_or_hold(&bench, &first));
+    bench.reset(&clients[0]);
+    bench.turn();
+    assert!(clients[0].is_closed());
 }
 
 /// A request of a path whose calls have proved fast, while no thread leads.
