@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 from wsgiref.types import StartResponse
 
@@ -316,6 +317,48 @@ def test_a_thread_of_the_applications_own_that_still_reads_does_not_hold_up_the_
         client.send(b"hello")
         assert client.read_to_end() == b""
         assert ended.wait(DEADLINE)
+
+
+def test_no_other_thread_wakes_for_the_parts_of_a_body_that_a_thread_reads(
+    settings: dict[str, Any],
+) -> None:
+    if settings["transport"] == "python" or settings["threads"] == 1:
+        pytest.skip("no thread polls meanwhile, or it polls for the one that reads")
+    parts = 400
+    here = threading.get_native_id()
+    others = 0
+
+    def switches(*without: int) -> int:
+        found = 0
+        for task in Path("/proc/self/task").iterdir():
+            if int(task.name) not in without:
+                with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                    text = (task / "status").read_text()
+                    found += int(text.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
+        return found
+
+    def read(body: Any) -> bytes:
+        nonlocal others
+        came.release()
+        assert body.read(1) == b"x"
+        before = switches(here, threading.get_native_id())
+        for _ in range(parts):
+            came.release()
+            assert body.read(1) == b"x"
+        others = switches(here, threading.get_native_id()) - before
+        return b"read"
+
+    came = threading.Semaphore(0)
+    with penstock.running(Reads(read), **settings) as server, connect(server) as client:
+        client.send(post(b"", length=parts + 1))
+        for _ in range(parts + 1):
+            assert came.acquire(timeout=DEADLINE)
+            client.send(b"x")
+        assert client.read_response().body == b"read"
+        client.send(get("/next"))  # the connection is watched again
+        assert client.read_response().status == 500
+    # Some wake up by the clock.
+    assert others < parts / 2
 
 
 def test_a_thread_of_the_applications_own_reads_while_the_response_waits_for_the_client(

@@ -107,6 +107,8 @@ pub struct ConnectionState {
     pub input: Input,
     /// The poller does not watch it yet: it was accepted after the last poll.
     pub unwatched: bool,
+    /// The poller does not tell of its input: a thread reads the body of a request.
+    pub input_ignored: bool,
     /// When the client ended its side, as far as an event has reported.
     pub ended: Option<Nanos>,
     pub since: Nanos, // when `awaited` changed, or the lingering began
@@ -213,6 +215,7 @@ impl Connection {
                 left_over: false,
                 input: Input::Drained,
                 unwatched: false,
+                input_ignored: false,
                 ended: None,
                 since: now,
                 requests: 0,

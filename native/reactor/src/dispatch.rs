@@ -59,6 +59,9 @@ pub fn handle_event(
             None
         }
         Phase::HandedOut => {
+            if event.input && state.exchange.is_streamed() {
+                shared.ignore_input(connection, &mut state);
+            }
             if event.room || event.broken {
                 responding::drain_output(connection, shared, leader, &mut state);
             }

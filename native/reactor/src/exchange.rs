@@ -60,6 +60,11 @@ pub fn request_id_of(forwarded: Option<&Forwarded>, made: impl FnOnce() -> Strin
 }
 
 impl ExchangeState {
+    /// Whether the application reads the body as it arrives, once it has the request.
+    pub fn is_streamed(&self) -> bool {
+        self.body_at == 0
+    }
+
     /// The client of the request, on a connection with this peer.
     #[inline]
     pub fn client(&self, peer: Peer) -> Peer {

@@ -21,6 +21,7 @@ pub fn give_back(
     state: &mut ConnectionState,
     now: Nanos,
 ) -> bool {
+    shared.tell_of_input(connection, state);
     let quiet = is_quiet(shared, state);
     if quiet && state.output.size == 0 {
         shared.withdraw(connection, state); // it had a block that waited

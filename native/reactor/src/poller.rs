@@ -83,9 +83,19 @@ impl Poller {
         Queue::new(Token::WAKE.0).map(Poller)
     }
 
-    /// Watch a connection for all that can happen, once for its whole life.
+    /// Watch a connection for all that can happen.
     pub fn add(&self, socket: RawFd, token: Token) -> io::Result<()> {
         self.0.add(socket, token.0)
+    }
+
+    /// Report no input of a connection for a while: a thread reads it, and needs no leader for that.
+    pub fn ignore_input(&self, socket: RawFd, token: Token) -> io::Result<()> {
+        self.0.ignore_input(socket, token.0)
+    }
+
+    /// Report input of a connection again, and what has come meanwhile.
+    pub fn tell_of_input(&self, socket: RawFd, token: Token) -> io::Result<()> {
+        self.0.tell_of_input(socket, token.0)
     }
 
     /// Watch a listening socket: each poll reports it while a client waits.

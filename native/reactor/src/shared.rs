@@ -22,7 +22,7 @@ use crate::scoreboard::{
 };
 use crate::slow_path_estimate::SlowPathEstimate;
 use crate::spool::{HeldCount, Spooling};
-use crate::states::Phase;
+use crate::states::{Fate, Phase};
 use crate::stream::{Secure, Stream};
 use crate::sync::{Alarm, Flag, lock};
 use crate::sys::{self, Nanos, Peer};
@@ -195,6 +195,34 @@ impl Shared {
     }
 
     // -- for any thread ---------------------------------------------------------------------
+
+    /// Have the poller tell of no input of a connection: the thread that answers reads the request's
+    /// body as it arrives, and the leader would wake for each part in vain.
+    pub fn ignore_input(&self, connection: &Connection, state: &mut ConnectionState) {
+        if state.input_ignored || state.unwatched {
+            return;
+        }
+        if let Some(descriptor) = connection.stream.descriptor() {
+            let ignored = self.poller.ignore_input(descriptor, connection.token);
+            state.input_ignored = ignored.is_ok();
+        }
+    }
+
+    /// Have it tell of input again, also of what has come meanwhile.
+    pub fn tell_of_input(&self, connection: &Connection, state: &mut ConnectionState) {
+        if !std::mem::take(&mut state.input_ignored) {
+            return;
+        }
+        if let Some(descriptor) = connection.stream.descriptor() {
+            if self
+                .poller
+                .tell_of_input(descriptor, connection.token)
+                .is_err()
+            {
+                state.exchange.fate.worsen(Fate::Close); // its next request would not be seen
+            }
+        }
+    }
 
     /// Let the threads that wait for the disk end.
     pub fn end_disk(&self) {

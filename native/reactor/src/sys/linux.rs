@@ -154,6 +154,9 @@ pub struct Queue {
     wake: Mutex<Fd>, // used by any thread: locked, so that none writes to a reused number
 }
 
+/// What is reported of a connection, but for its input.
+const APART_FROM_INPUT: i32 = libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;
+
 impl Queue {
     /// `wake` is the number that a wake-up is reported with.
     pub fn new(wake: u64) -> io::Result<Self> {
@@ -174,8 +177,22 @@ impl Queue {
 
     /// Report all that happens on a socket, once each time.
     pub fn add(&self, socket: RawFd, token: u64) -> io::Result<()> {
-        let events = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;
-        self.watch(socket, events, token)
+        self.watch(socket, APART_FROM_INPUT | libc::EPOLLIN, token)
+    }
+
+    /// Report no input of a socket until `tell_of_input`; its end all the same.
+    pub fn ignore_input(&self, socket: RawFd, token: u64) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_MOD, socket, APART_FROM_INPUT, token)
+    }
+
+    /// Report input of a socket again, and what has come meanwhile.
+    pub fn tell_of_input(&self, socket: RawFd, token: u64) -> io::Result<()> {
+        self.control(
+            libc::EPOLL_CTL_MOD,
+            socket,
+            APART_FROM_INPUT | libc::EPOLLIN,
+            token,
+        )
     }
 
     /// Report a listener in each wait while a client is in its queue.
@@ -192,13 +209,17 @@ impl Queue {
     }
 
     fn watch(&self, number: RawFd, events: i32, token: u64) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_ADD, number, events, token)
+    }
+
+    fn control(&self, what: i32, number: RawFd, events: i32, token: u64) -> io::Result<()> {
         let mut event = RawEvent {
             events: events as u32,
             u64: token,
         };
         let epoll = self.epoll.raw();
         // SAFETY: `event` is one epoll_event.
-        check(unsafe { libc::epoll_ctl(epoll, libc::EPOLL_CTL_ADD, number, &mut event) }).map(drop)
+        check(unsafe { libc::epoll_ctl(epoll, what, number, &mut event) }).map(drop)
     }
 
     /// Fill `events` from the front; return how many. An interrupted wait is one without events.

@@ -187,6 +187,17 @@ impl Queue {
         ])
     }
 
+    /// Report no input of a socket until `tell_of_input`; its end with the room for output.
+    pub fn ignore_input(&self, socket: RawFd, token: u64) -> io::Result<()> {
+        self.apply(&[change(socket as usize, EVFILT_READ, EV_DELETE, token)])
+    }
+
+    /// Report input of a socket again, and what has come meanwhile.
+    pub fn tell_of_input(&self, socket: RawFd, token: u64) -> io::Result<()> {
+        let flags = EV_ADD | EV_CLEAR;
+        self.apply(&[change(socket as usize, EVFILT_READ, flags, token)])
+    }
+
     /// Report a listener in each wait while a client is in its queue.
     pub fn add_listener(&self, listener: RawFd, token: u64) -> io::Result<()> {
         self.apply(&[change(listener as usize, EVFILT_READ, EV_ADD, token)])
