@@ -173,6 +173,20 @@ def test_a_setting_counts_more_than_what_is_computed_and_is_named_as_the_reason(
     assert reason(budgets(Settings(), facts()), "max_spool").startswith("a quarter of the free")
 
 
+@pytest.mark.parametrize(
+    ("given", "least", "ample"),
+    [({}, 64 << 10, MIB), ({"body_memory": "10KiB"}, 10 << 10, 10 << 10)],
+)
+def test_a_body_takes_more_memory_while_there_is_ample_unless_a_setting_says_how_much(
+    given: dict[str, object], least: int, ample: int
+) -> None:
+    settings = settings_from_kwargs(**given)
+    computed = budgets(settings, facts())
+    assert (computed.body_memory, computed.ample_body_memory) == (least, ample)
+    config = transport_config(settings, computed)
+    assert (config.body_memory, config.ample_body_memory) == (least, ample)
+
+
 def test_the_budgets_reach_the_transport() -> None:
     settings = settings_from_kwargs(
         max_requests_per_client="600/m", deny=["10.0.0.0/8"], queue=7, log_queue=500

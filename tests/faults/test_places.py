@@ -37,7 +37,7 @@ def test_a_read_only_file_system_costs_large_bodies_only_and_is_told_at_the_star
         assert len([line for line in warnings if "temp_dir" in line]) == 1
         with Client(server.address) as client:
             assert client.request("POST", "/length", body=bytes(1000)).body == b"1000"
-            assert client.request("POST", "/length", body=bytes(500_000)).status == 507
+            assert client.request("POST", "/length", body=bytes(2_000_000)).status == 507
         assert probe(server) == b"hello"
         assert server.stop() == 0
 

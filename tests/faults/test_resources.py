@@ -159,8 +159,8 @@ def test_fault_43_a_directory_for_bodies_that_is_removed_costs_large_bodies_only
             folder.rmdir()
             with Client(server.address) as client:
                 assert client.request("POST", "/length", body=bytes(1000)).body == b"1000"
-                client.send(b"POST /length HTTP/1.1\r\nHost: a\r\nContent-Length: 500000\r\n\r\n")
-                client.send(bytes(500_000))
+                client.send(b"POST /length HTTP/1.1\r\nHost: a\r\nContent-Length: 2000000\r\n\r\n")
+                client.send(bytes(2_000_000))
                 assert client.read_response().status == 507
 
 

@@ -23,6 +23,7 @@ CONFIG = TransportConfig(
     max_connections_per_client=10,
     max_unfinished_heads=50,
     body_memory=1000,
+    ample_body_memory=2000,
     max_body_memory=5000,
     max_spool=4 << 30,
     max_unsent=1 << 20,
@@ -146,10 +147,12 @@ TABLE: dict[str, list[tuple[Sequence[Value], float]]] = {
     ],
     # Bytes of a body in memory, and of all bodies.
     "body_room": [
-        ((0, 0), 1000),
-        ((400, 400), 600),
-        ((1000, 1000), 0),
-        ((1001, 1001), 0),
+        ((0, 0), 2000),  # few bodies
+        ((400, 400), 1600),
+        ((1200, 1249), 800),
+        ((1200, 1250), 0),  # a quarter of what all may take
+        ((400, 1250), 600),
+        ((1000, 1250), 0),
         ((0, 4500), 500),
         ((400, 5000), 0),
         ((400, 5001), 0),

@@ -63,6 +63,25 @@ def test_a_body_is_in_memory_up_to_the_limit_and_on_disk_above(
 
 
 @both
+def test_a_body_of_1_mib_is_in_memory_while_all_bodies_take_little_of_what_they_may(
+    transport: str, threads: int
+) -> None:
+    settings = {"transport": transport, "threads": threads, "max_body_memory": "4MiB"}
+    with penstock.running(places, **settings) as server, connect(server) as client:
+
+        def place_of(size: int) -> str:
+            return str(json.loads(send_body(client, b"x" * size, "length").body)[0])
+
+        assert (place_of(1 << 20), place_of((1 << 20) + 1)) == ("memory", "disk")
+        with connect(server) as one, connect(server) as two:
+            # A quarter of what bodies may take waits for its end.
+            one.send(post(b"x" * ((1 << 20) - 1), length=1 << 20))
+            two.send(post(b"x", length=2))
+            eventually(lambda: place_of((64 << 10) + 1) == "disk")
+            assert place_of(64 << 10) == "memory"
+
+
+@both
 def test_spooled_bodies_leave_no_descriptor_behind(
     transport: str, threads: int, tmp_path: Path
 ) -> None:
@@ -114,7 +133,7 @@ def test_rfc4918_11_5_without_room_for_a_body_it_is_a_507_and_others_go_on(
 
 def test_rfc4918_11_5_a_disk_that_fills_up_within_a_body_is_a_507(transport: str) -> None:
     here = Path(__file__).parents[1] / "support"
-    limits = {"LIMIT_FSIZE": "100000"}
+    limits = {"LIMIT_FSIZE": "2000000"}
     arguments = ("self_reporting:app", "--transport", transport)
     with ServerProcess(*arguments, cwd=here, environ=limits) as server:
         with Client(server.address) as small:
@@ -124,7 +143,12 @@ def test_rfc4918_11_5_a_disk_that_fills_up_within_a_body_is_a_507(transport: str
                 return int(report["descriptors"])
 
             before = descriptors()
-            for size, status in ((90_000, 200), (200_000, 507), (5_000_000, 507), (90_000, 200)):
+            for size, status in (
+                (1_900_000, 200),
+                (3_000_000, 507),
+                (5_000_000, 507),
+                (1_900_000, 200),
+            ):
                 with Client(server.address) as client:
                     assert send_body(client, b"x" * size, "length").status == status
             eventually(lambda: descriptors() <= before)  # the others' connections are to close

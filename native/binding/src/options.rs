@@ -50,6 +50,7 @@ pub fn read_options(config: &Bound<'_, PyAny>) -> PyResult<Options> {
             body: number_of("body")?,
         },
         body_memory: large("body_memory")?,
+        ample_body_memory: large("ample_body_memory")?,
         refusal_rules: config.getattr("refusal_rules")?.extract()?,
         body_setting: match text("body_setting")?.as_str() {
             "max_spool" => "max_spool",

@@ -151,7 +151,11 @@ pub fn disk_is_full(options: &Options, held: usize) -> bool {
 /// bytes of all bodies: those of a longer one are spooled.
 pub fn body_room(options: &Options, body: u64, held: u64) -> u64 {
     let all = options.budgets.bodies.saturating_sub(held);
-    options.body_memory.saturating_sub(body).min(all)
+    let most = match held.saturating_mul(4) < options.budgets.bodies {
+        true => options.body_memory.max(options.ample_body_memory),
+        false => options.body_memory,
+    };
+    most.saturating_sub(body).min(all)
 }
 
 /// Return true if each read of a socket takes little, since requests take much of the memory: `held`

@@ -52,6 +52,7 @@ pub struct Options {
     pub stopping: String,
     pub parser: Limits,
     pub body_memory: u64,
+    pub ample_body_memory: u64,
     /// The setting that limits how long a body may be.
     pub body_setting: &'static str,
     /// What may refuse a request, in the order of the scoreboard's words: the last is all else.

@@ -64,6 +64,9 @@ LEAST_UNSENT, MOST_UNSENT = 16 << 20, 512 << 20
 LEAST_BODY_MEMORY, MOST_BODY_MEMORY = 4 << 20, 512 << 20
 """Less would write the forms of a moment's burst to the disk; more than this helps no client."""
 
+USUAL_BODY_MEMORY, AMPLE_BODY_MEMORY = 64 << 10, 1 << 20
+"""Of one body: at any time, and while bodies take little of the memory."""
+
 LEAST_LOG_QUEUE, MOST_LOG_QUEUE = 1 << 20, 8 << 20
 """Less would lose lines of a moment's burst; more than this is no use to a log that has stalled."""
 
@@ -104,6 +107,10 @@ class Budgets:
     max_unfinished_heads: int
     max_body_memory: int
     """Bytes of request bodies in memory."""
+    body_memory: int
+    """Bytes of one body that are held in memory..."""
+    ample_body_memory: int
+    """... and while all of them take less than a quarter of `max_body_memory`."""
     max_spool: int
     """Bytes in temporary files, of all workers together."""
     out_spool: int
@@ -186,6 +193,11 @@ def budgets(settings: Settings, known: Facts) -> Budgets:
     eighth = SHARE_WITHOUT_FACTS if memory is None else memory // 8
     bodies = max(LEAST_BODY_MEMORY, min(eighth, MOST_BODY_MEMORY))
     bodies = decided("max_body_memory", bodies, share, size=True)
+    because = (
+        f"{_shown(AMPLE_BODY_MEMORY)} while bodies take less than a quarter of max_body_memory"
+    )
+    body_memory = decided("body_memory", least_body_memory(settings), because, size=True)
+    ample = AMPLE_BODY_MEMORY if settings.body_memory == "auto" else body_memory
     spool = decided("max_spool", *_spool(known), size=True)
     out_spool = decided(
         "out_spool",
@@ -201,7 +213,7 @@ def budgets(settings: Settings, known: Facts) -> Budgets:
         waiting = max(LEAST_LOG_QUEUE, min(memory // 64, MOST_LOG_QUEUE))
     waiting = decided("log_queue_bytes", waiting, share, size=True)
     # What fits into memory needs no disk.
-    longest = max(spool, min(settings.body_memory, bodies))
+    longest = max(spool, min(body_memory, bodies))
     lowered = longest < settings.max_body
     body = min(settings.max_body, longest)
     because = "lowered to max_spool" if lowered else f"from {settings.source_of('max_body')}"
@@ -211,6 +223,8 @@ def budgets(settings: Settings, known: Facts) -> Budgets:
         max_descriptors=descriptors,
         max_unfinished_heads=heads,
         max_body_memory=bodies,
+        body_memory=body_memory,
+        ample_body_memory=ample,
         max_spool=spool,
         out_spool=out_spool,
         max_unsent=unsent,
@@ -220,6 +234,12 @@ def budgets(settings: Settings, known: Facts) -> Budgets:
         spool_dir=known.spool_dir,
         max_body_lowered=lowered,
     )
+
+
+def least_body_memory(settings: Settings) -> int:
+    """Return how many bytes of a body are held in memory at any time, as long as there is room."""
+    given = settings.body_memory
+    return USUAL_BODY_MEMORY if given == "auto" else given
 
 
 def own_budgets(settings: Settings) -> Budgets:

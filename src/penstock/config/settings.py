@@ -654,14 +654,16 @@ class Settings:
         help="Longest request body; a longer one is answered with 413.",
         reason="Uploads work without configuration, and one request cannot fill a usual disk.",
     )
-    body_memory: int = option(
-        size(0, 1 << 30),
-        64 << 10,
+    body_memory: int | Literal["auto"] = option(
+        word_or(_AUTO, size(0, 1 << 30)),
+        _AUTO,
         section="Limits",
         also_called=("inbuf_overflow", "client_body_buffer_size"),
-        help="Bytes of a request body to hold in memory; the rest of a longer body is spooled to "
-        "a temporary file.",
-        reason="Forms fit. A thousand uploads at the same time take 64 MiB.",
+        help="Bytes of a request body to hold in memory; a longer body is spooled to a temporary "
+        "file. auto takes 1MiB while all bodies of the worker take less than a quarter of "
+        "max_body_memory, else 64KiB.",
+        reason="Forms and most pictures fit, which no disk could store as fast. A thousand uploads "
+        "at the same time take 64 MiB.",
     )
     out_buffer: int = option(
         size(16 << 10, 1 << 30),

@@ -61,6 +61,9 @@ class TransportConfig:
     """How many WebSockets may be open."""
     parser: ParserLimits = field(default_factory=ParserLimits)
     body_memory: int = 64 * 1024
+    ample_body_memory: int = 0
+    """In place of `body_memory`, where it is more: while all bodies together take less than a
+    quarter of `max_body_memory`."""
     body_setting: str = "max_body"
     """The setting that limits how long a body may be: ``max_spool`` where that has lowered it."""
     refusal_rules: tuple[str, ...] = RULES

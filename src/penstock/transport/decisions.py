@@ -234,7 +234,11 @@ def body_room(config: TransportConfig, body: int, held: int) -> int:
 
     ``body`` bytes of it are in memory, and ``held`` bytes of all bodies of the worker.
     """
-    return max(0, min(config.body_memory - body, config.max_body_memory - held))
+    most = config.body_memory
+    if 4 * held < config.max_body_memory:
+        # No disk is as fast, and few bodies are longer than this.
+        most = max(most, config.ample_body_memory)
+    return max(0, min(most - body, config.max_body_memory - held))
 
 
 def input_is_scarce(config: TransportConfig, held: int, storing: int) -> bool:

@@ -20,6 +20,7 @@ from penstock.config.budgets import (
     connections_that_fit,
     descriptors_beside,
     facts,
+    least_body_memory,
     lowering_notice,
     possible_descriptors,
 )
@@ -470,7 +471,7 @@ def check_temp_dir(settings: Settings, logger: logging.Logger) -> None:
     except OSError as error:
         messages.NO_TEMPORARY_FILES.log(
             logger,
-            body_memory=settings.body_memory,
+            body_memory=least_body_memory(settings),
             directory=settings.temp_dir or "any of the system's directories for them",
             error=error.strerror,
         )

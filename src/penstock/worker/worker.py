@@ -122,6 +122,8 @@ def transport_config(
         "max_descriptors",
         "max_unfinished_heads",
         "max_body_memory",
+        "body_memory",
+        "ample_body_memory",
         "max_spool",
         "out_spool",
         "max_unsent",

@@ -298,6 +298,7 @@ pub fn options() -> Options {
         stopping: String::new(),
         parser: Limits::default(),
         body_memory: 64 * 1024,
+        ample_body_memory: 0,
         body_setting: "max_body",
         refusal_rules: Vec::new(),
         out_buffer: 64 * 1024,
