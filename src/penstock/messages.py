@@ -1140,6 +1140,16 @@ CONTROL_DIRECTORY_NOT_PRIVATE: Final = Message(
     "Find out who made the directory, and remove it; or name another place with --control.",
 )
 
+CONTROL_SOCKET_REPLACEABLE: Final = Message(
+    "PEN-8026",
+    WARNING,
+    "penstockctl will refuse the control socket %(address)s: %(reason)s",
+    "In the directory of the control socket, another user can put a socket in its place, and would"
+    " get the commands that are meant for the server. penstockctl refuses such a socket.",
+    "Name a directory with --control that belongs to the server's user or to root, and in which no"
+    " other user can write (`chmod go-w`), or one with the sticky bit, as `/tmp` has it.",
+)
+
 CONTROL_NOT_FOLLOWED: Final = Message(
     "PEN-8030",
     ERROR,

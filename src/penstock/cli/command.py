@@ -262,28 +262,31 @@ def _check(spec: str, settings: Settings) -> int:
     """Load all that a start loads, but bind no address: a server may be running on it."""
     from penstock.app.loading import load_application
     from penstock.config.budgets import PER_CLIENT, budgets, facts, lowering_notice
-    from penstock.config.checks import check_journal_and_pid, chosen_transport, has_tls
+    from penstock.config.checks import check_journal, chosen_transport, has_tls
     from penstock.config.identity import identity_of
     from penstock.config.settings import OPTIONS
+    from penstock.control.server import check_services
     from penstock.edge.certificate_files import read_material
-    from penstock.listeners import addresses_of
+    from penstock.listeners import addresses_of, check_listeners
     from penstock.supervisor.logs import check_logs
     from penstock.system.pid_file import PidFile
     from penstock.system.privileges import become
     from penstock.worker.child import import_for
 
-    addresses_of(settings)
+    addresses = addresses_of(settings)
     transport = chosen_transport(settings)
     if has_tls(settings):
         read_material(settings, ())
-    check_journal_and_pid(settings)
+    check_journal(settings)
     identity = identity_of(settings)
+    check_listeners(addresses, identity)
+    if settings.pid is not None:
+        PidFile(settings.pid, settings.source_of("pid"), identity).check()
+    notices = check_services(settings) if settings.supervisor else []
     opened_by = check_logs(settings, identity)
     if identity is not None:  # root imports no application
         import_for(settings)
         become(identity, setuid_programs=settings.allow_setuid_programs)
-    if settings.pid is not None:
-        PidFile(settings.pid, settings.source_of("pid")).check_kind()
     load_application(spec)
     lines = [
         f"{spec} can be served on the {transport} transport with these settings:",
@@ -307,7 +310,7 @@ def _check(spec: str, settings: Settings) -> int:
         lines += [f"  {name:<{left}} = {user}" for name, user in opened_by.items()]
     print_out("\n".join([*lines, *settings.notes, ""]))
     lowered = lowering_notice(settings, computed)
-    for warning in (*settings.warnings, *([] if lowered is None else [lowered])):
+    for warning in (*settings.warnings, *notices, *([] if lowered is None else [lowered])):
         say("warning", warning.render())
     return 0
 
