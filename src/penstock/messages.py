@@ -172,6 +172,15 @@ PRELOAD_LEFT_OUT: Final = Message(
     "Set `preload` in production alone, and `reload` for development alone.",
 )
 
+ALLOWED_AND_DENIED: Final = Message(
+    "PEN-1065",
+    WARNING,
+    "allow (from %(allow)s) and deny (from %(deny)s) both have %(networks)s: deny counts",
+    "Of the networks of `allow` and `deny` that match a client the smallest one counts, and not the"
+    " order in which they are given, as in nginx. Of two that are the same it is that of `deny`.",
+    "Remove the network from one of the two.",
+)
+
 UNKNOWN_ATOMS: Final = Message(
     "PEN-1070",
     WARNING,
@@ -394,7 +403,8 @@ APPLICATION_SENT_HOP_BY_HOP: Final = Message(
     " the server sets such fields itself (logged once)",
     "PEP 3333 forbids such fields (RFC 9110, section 7.6.1). They often come with the response of"
     " another server, which the application passes on. The rest of the response was sent.",
-    "Remove the field from the application's response.",
+    "Remove the field from the application's response. For `Keep-Alive`, set `send_keep_alive`: the"
+    " server sends the time that it keeps the connection.",
 )
 
 APPLICATION_SENT_ODD_STATUS: Final = Message(

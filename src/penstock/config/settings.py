@@ -195,6 +195,7 @@ class Settings:
         word_or(_AUTO, mode()),
         _AUTO,
         section="Listening",
+        is_mode=True,
         also_called=("chmod_socket", "unix_socket_perms", "uds_permissions"),
         help="Mode of the paths of unix sockets, such as 660; auto is 777 without the bits of "
         '--umask. In a TOML file it is text ("660") or begins with 0o (0o660).',
@@ -602,8 +603,10 @@ class Settings:
         None,
         section="Application",
         extra_flags=("-m",),
+        is_mode=True,
         command_only=True,
-        help="Mask for the modes of new files and unix sockets: 022 is octal, 18 is decimal.",
+        help="Mask for the modes of new files and unix sockets: 022 is octal, 18 is decimal. In a "
+        'TOML file it is text ("022") or begins with 0o (0o022).',
         reason="The process keeps the mask that it was started with.",
     )
 

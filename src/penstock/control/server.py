@@ -317,10 +317,10 @@ def _bind(wanted: Wanted, logger: logging.Logger, patience: float) -> Listener |
         [listener] = bind_listeners(["unix:@" + path[1:]])
         return listener
     with _at_path(wanted, path):
-        listener = open_path(path, wanted.backlog, patience)
-    if notice := _distrust(wanted, os.fstat(listener.directory)):
+        opened = open_path(path, wanted.backlog, patience)
+    if notice := _distrust(wanted, os.fstat(opened.directory)):
         notice.log(logger)
-    return listener
+    return opened
 
 
 def check_services(settings: Settings) -> list[Notice]:
