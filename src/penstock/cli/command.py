@@ -89,8 +89,7 @@ def _run(arguments: Sequence[str]) -> int:
 
     application = typed.application or settings.application
     if application is None:
-        # root does not read what belongs to the workers' user.
-        application = None if settings.has_user and os.geteuid() == 0 else _discovered(environ)
+        application = _discovered(environ, settings)
     if application is None:
         return _USAGE_STATUS
     try:
@@ -173,18 +172,29 @@ def _read_settings(
     return settings
 
 
-def _discovered(environ: Mapping[str, str]) -> str | None:
+def _discovered(environ: Mapping[str, str], settings: Settings) -> str | None:
     """Return the application of the project in the current directory, and say what was found."""
-    from penstock.app.discovery import discover
+    from penstock.app.discovery import LOOKED_FOR, discover
     from penstock.cli.arguments import USAGE
 
-    found = discover(os.getcwd(), environ)
+    usage = f"Provide a WSGI application object as module:callable\nusage: {USAGE}\n"
+    if settings.has_user and os.geteuid() == 0:
+        # It reads nothing that belongs to the workers' user.
+        print_error(f"{usage}As root with --user the command looks for none.\n")
+        return None
+    here = os.getcwd()
+    found = discover(here, environ)
     if found.only is not None:
         spec, by = found.only
         print_error(f"penstock: no application was named: {by} has {spec}\n")
         return spec
-    print_error(f"Provide a WSGI application object as module:callable\nusage: {USAGE}\n")
-    for spec, by in found.candidates:
+    print_error(usage)
+    if not found.candidates:
+        looked_for = "".join(f"  {line}\n" for line in LOOKED_FOR)
+        print_error(f"{here} has none of these:\n{looked_for}")
+    if found.suggestions:
+        print_error("Other files have one:\n")
+    for spec, by in (*found.candidates, *found.suggestions):
         print_error(f"  penstock {spec}  ({by})\n")
     return None
 
