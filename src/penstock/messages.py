@@ -630,8 +630,11 @@ LOG_FILE_NOT_REOPENED: Final = Message(
     "the %(kind)s log could not be opened again and goes on in the old file: %(error)s (setting:"
     " %(setting)s)",
     "SIGUSR1 asked for the log files to be opened again, after a rotation. This one could not be"
-    " opened by its name, so lines go to the rotated file.",
-    "Correct what the error names (a missing directory, permissions), then send SIGUSR1 again.",
+    " opened by its name, so its lines go to the rotated file, and are lost once that is"
+    " removed.",
+    "Correct what the error names: a directory that is missing, or to which the user named there"
+    " may not write. Then send SIGUSR1 to the supervisor again, before the rotated file is"
+    " compressed or removed.",
 )
 
 OBSERVER_FAILED: Final = Message(
@@ -872,11 +875,14 @@ WORKER_CRASHED: Final = Message(
     "PEN-7020",
     ERROR,
     "%(worker)s %(how)s%(details)s",
-    "A worker has ended, and the supervisor did not ask it to. The lines below name the requests"
-    " that ended with it; they are in the access log with status 502, or 504 where the client got"
-    " that. Another worker starts in its place.",
-    "Act on the signal or the exit status: native code of an extension, memory that ran out, or a"
-    " call that hangs. PEN-7021 follows where the stacks are known.",
+    "A worker has ended otherwise than by a stop: by a signal, by an exit of its own, or killed by"
+    " the supervisor because it hung. The line says which. The lines below it name the requests"
+    " that ended with the worker, and the last ones before them. Those in progress are in the"
+    " access log with status 502, or 504 where the client got that. Another worker starts in its place.",
+    "By SIGSEGV, SIGABRT or SIGBUS: look for a fault of native code in an extension. PEN-7021"
+    " follows with the stacks where they are known. By SIGKILL: look whether memory ran out, in the"
+    " container or on the machine. Killed by the supervisor: find the call that hangs in the"
+    " stacks. With an exit status: look for `os._exit`, or for a fault of the application.",
 )
 
 WORKER_STACKS: Final = Message(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -746,6 +747,12 @@ def test_a_table_of_the_project_with_nearly_the_name_of_the_servers_causes_a_war
     assert warning.render().startswith("PEN-1021 pyproject.toml has the table [tool.penstok]")
     project.write_text("[tool.poetry]\na = 1\n")
     assert load_settings({}, {}, tmp_path).warnings == ()
+
+
+def test_each_section_is_once_on_the_reference_page_and_in_the_help() -> None:
+    for text, heading in ((settings_page(), r"^## .+"), (build_parser().format_help(), r"^\w.*:$")):
+        sections = re.findall(heading, text, re.MULTILINE)
+        assert len(sections) == len(set(sections)) > 10
 
 
 def test_the_reference_page_is_what_the_declarations_say() -> None:

@@ -150,6 +150,14 @@ def option(kind: Kind[T], default: T, **declaration: Any) -> T:
     return field(default=default, metadata={"option": declared})
 
 
+def grouped(items: Iterable[T], section: Callable[[T], str]) -> dict[str, list[T]]:
+    """Return the items by their sections, each section once, in the order of its first item."""
+    found: dict[str, list[T]] = {}
+    for item in items:
+        found.setdefault(section(item), []).append(item)
+    return found
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name that a mistyped name most likely means, or None."""
     from difflib import get_close_matches  # imported for errors only, to keep the start short

@@ -694,7 +694,8 @@ class Settings:
         also_called=("limit_conn", "limit_conn_per_ip"),
         help="Open connections of one client to a worker; further ones are closed at once. A "
         "client is an IPv4 address, or a /64 network of IPv6: that of the socket, or of the PROXY "
-        "header. There is no limit for the proxies of forwarded_allow_ips. 0 means no limit.",
+        "header. There is no limit for the proxies of forwarded_allow_ips: by default these are "
+        "all clients of the same machine, also in a test. 0 means no limit.",
         reason="Behind a proxy that forwarded_allow_ips does not name, all clients have one "
         "address. On the open internet, 100 is enough for a browser, and for some hundred people "
         "behind one address.",
