@@ -878,7 +878,8 @@ WORKER_CRASHED: Final = Message(
     "A worker has ended otherwise than by a stop: by a signal, by an exit of its own, or killed by"
     " the supervisor because it hung. The line says which. The lines below it name the requests"
     " that ended with the worker, and the last ones before them. Those in progress are in the"
-    " access log with status 502, or 504 where the client got that. Another worker starts in its place.",
+    " access log with status 502, or 504 where the client got that. Another worker starts in its"
+    " place.",
     "By SIGSEGV, SIGABRT or SIGBUS: look for a fault of native code in an extension. PEN-7021"
     " follows with the stacks where they are known. By SIGKILL: look whether memory ran out, in the"
     " container or on the machine. Killed by the supervisor: find the call that hangs in the"
