@@ -420,9 +420,11 @@ def _computed(reading: _Reading, text: str) -> str | None:
     """Return what ``%(...)`` stands for: an option, or several words joined or reckoned with.
 
     The words are taken from left to right: ``%(processes cores + 2)`` is the text of both, plus 2.
+    A number can be the first of several: ``%(%k * 2)``.
     """
     value, operator = "", ""
-    for word in text.split():
+    words = text.split()
+    for number, word in enumerate(words):
         if word in ("+", "-", "*", "/", "++", "--"):
             operator = word
             if word in ("++", "--"):
@@ -430,7 +432,8 @@ def _computed(reading: _Reading, text: str) -> str | None:
             continue
         there = reading.first(word)
         if there is None:
-            if not operator or not word.isdigit():
+            is_first = number == 0 and len(words) > 1
+            if not (operator or is_first) or not word.isdigit():
                 return None
             there = word
         value = _joined(value, operator, there)

@@ -374,8 +374,13 @@ UWSGI_OPTIONS: Final = (
         "static-index",
         "static_index",
     ),
+    _taken(
+        "static-expires",
+        "static_max_age",
+        "where there is one, for all directories of {static}",
+    ),
     _lost(
-        "check-static static-check check-static-docroot static-skip-ext static-expires "
+        "check-static static-check check-static-docroot static-skip-ext "
         "static-expires-type static-expires-mtime static-expires-uri "
         "static-expires-type-mtime static-expires-uri-mtime static-expires-path-info "
         "static-expires-path-info-mtime static-cache-paths static-cache-paths-name "
@@ -390,12 +395,17 @@ UWSGI_OPTIONS: Final = (
         _SHARED,
     ),
     _lost(
-        "route route-host route-uri route-run route-if route-if-not route-label route-qs "
+        "route-host route-uri route-run route-if route-if-not route-label route-qs "
         "route-remote-addr route-remote-user route-referer route-user-agent "
         "response-route response-route-run response-route-if final-route final-route-run "
         "final-route-if error-route error-route-run error-route-status error-page-403 "
         "error-page-404 error-page-500",
         _BEHIND,
+    ),
+    _taken(
+        "route",
+        "access_log_skip",
+        "a path with the action donotlog: alone; for other actions " + _BEHIND,
     ),
     _lost(
         "add-header del-header",
@@ -450,15 +460,21 @@ UWSGI_OPTIONS: Final = (
     _taken(
         "logformat log-format",
         "access_logformat",
-        "with the names of its parts exchanged",
+        "with the names of its parts exchanged; a part that does not exist here is -",
     ),
     _lost(
         "logformat-strftime",
         _LOG,
     ),
-    _lost(
-        "log-4xx log-5xx log-slow",
-        "see {access_log_slow} and {access_log_skip}",
+    _taken(
+        "log-4xx log-5xx",
+        "access_log_skip",
+        "the other statuses, where disable-logging is given, too",
+    ),
+    _taken(
+        "log-slow",
+        "access_log_slow",
+        "where disable-logging is given, too",
     ),
     _lost(
         "log-syslog syslog",
