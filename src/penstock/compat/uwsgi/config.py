@@ -26,6 +26,7 @@ from penstock.records import dataclass
 _LONGEST_HEAD = 16 << 20
 _LONGEST_FIELD = 1 << 20
 _USUAL_HEAD = 64 << 10
+_LONGEST_EXPIRY = 365 * 24 * 3600
 _OWN_DEFAULT = "uWSGI's default"
 
 _NUMBERS = (
@@ -456,7 +457,7 @@ class _Conversion:
             self._append(self._logged_though[0], f"* {digit}xx", "access_log_skip")
 
     def _choose_expiry(self) -> None:
-        """Let clients keep files for as long as the one ``static-expires`` says, if it is of all."""
+        """Let clients keep files for as long as ``static-expires`` says, if one is for all."""
         directories, _ = self.found.given.get("static", ([], ""))
         assert isinstance(directories, list)
         for option in self._expires:
@@ -466,7 +467,7 @@ class _Conversion:
                 f"{each.partition('=')[2].rstrip('/')}/".startswith(begin) for each in directories
             )
             if len(self._expires) == 1 and is_of_all and seconds.isdigit():
-                self._set(option, int(seconds))
+                self._set(option, min(int(seconds), _LONGEST_EXPIRY))
             else:
                 self._lose(option, "see {static_max_age}, which is one time for all files")
 
