@@ -121,6 +121,7 @@ def test_every_option_is_in_one_row() -> None:
             "%({CONTENT_LENGTH}e)s %({HTTP_X_ID}e)s",
         ),
         ("logformat = %(addr) %(switches)!", "access_logformat", "%(h)s -!"),
+        ("logformat = [%(ltime)] %(secs)", "access_logformat", "%(t)s %(L)s"),
         ("logger = file:logfile=/var/x.log,maxsize=5", "error_logfile", "/var/x.log"),
         ("logger = app stdio", "error_logfile", "-"),
         ("logger-req = stdio:", "access_logfile", "-"),

@@ -57,15 +57,17 @@ _QUIET_ROUTE = re.compile(
 
 _LOG_PART = re.compile(r"%\(([^()]*)\)")
 _VARIABLE_PART = "var."
+_TIME = "%(t)s"
+"""The time in brackets, which formats of uWSGI have around it themselves."""
 _ABSENT = "-"
 """What a line has for a part that does not exist here, as uWSGI's has for one without a value."""
 _LOG_PARTS: Mapping[str, str] = {
     "addr": "%(h)s",
     "user": "%(u)s",
-    "ltime": "%(t)s",
-    "ctime": "%(t)s",
-    "ftime": "%(t)s",
-    "time": "%(t)s",
+    "ltime": _TIME,
+    "ctime": _TIME,
+    "ftime": _TIME,
+    "time": _TIME,
     "method": "%(m)s",
     "uri": "%({REQUEST_URI}e)s",
     "proto": "%(H)s",
@@ -77,7 +79,7 @@ _LOG_PARTS: Mapping[str, str] = {
     "host": "%({Host}i)s",
     "msecs": "%(M)s",
     "micros": "%(D)s",
-    "secs": "%(T)s",
+    "secs": "%(L)s",
     "pid": "%(p)s",
     "cl": "%({CONTENT_LENGTH}e)s",
 }
@@ -414,7 +416,7 @@ class _Conversion:
                     f"a line has {_ABSENT} there: see {{access_logformat}}",
                 )
             pieces[index] = _LOG_PARTS.get(name, _ABSENT)
-        self._set(option, "".join(pieces))
+        self._set(option, "".join(pieces).replace(f"[{_TIME}]", _TIME))
 
     def _leave_out_of_log(self, option: Given) -> None:
         """Take a route that leaves requests out of the log, and the statuses that are logged."""
