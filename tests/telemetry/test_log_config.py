@@ -258,6 +258,44 @@ def test_filters_level_and_propagation_of_gunicorn_error_hold_for_the_servers_me
     assert len(access) == ("gunicorn.access" in changes["loggers"])
 
 
+FILTER = """
+import logging
+
+class Quiet(logging.Filter):
+    def filter(self, record):
+        return "GET /log" not in record.getMessage()
+
+def post_fork(server, worker):
+    server.log.access_log.addFilter(Quiet())
+"""
+
+
+def test_filters_of_gunicorn_access_leave_requests_out_of_the_access_log(
+    folder: Path, transport: str
+) -> None:
+    (folder / "gunicorn.conf.py").write_text(FILTER)
+    arguments = ["--access-logfile", "access", "--transport", transport]
+    with ServerProcess("served:app", *arguments, cwd=folder) as server:
+        ask(server, "/log", "/other")
+        stopped(server)
+    [line] = [line for line in (folder / "access").read_text().splitlines() if "GET" in line]
+    assert '"GET /other HTTP/1.1" 204' in line
+
+
+def test_a_filter_of_gunicorn_access_that_fails_is_reported_once_and_stops_no_request(
+    folder: Path, transport: str
+) -> None:
+    (folder / "gunicorn.conf.py").write_text(
+        FILTER.replace("record.getMessage()", 'record.args["r"]')
+    )
+    arguments = ["--access-logfile", "access", "--transport", transport]
+    with ServerProcess("served:app", *arguments, cwd=folder) as server:
+        ask(server, "/log", "/other")
+        lines = stopped(server)
+    [line] = [line for line in lines if "PEN-5010" in line]
+    assert "a filter of gunicorn.access raised TypeError" in line
+
+
 def test_a_configuration_that_logging_does_not_take_ends_the_start_with_its_reason(
     folder: Path,
 ) -> None:

@@ -117,11 +117,19 @@ def write_access_by(write: Callable[[str], object]) -> None:
             handler.write = write
 
 
-def access_logger() -> logging.Logger | None:
-    """Return the logger that a configuration gives the lines of the access log to, if any."""
+def access_logger(*, has_daemons: bool) -> logging.Logger | None:
+    """Return the logger that is to take the lines of the access log, if any.
+
+    That is one to which a configuration has given handlers, or ``gunicorn.access`` where a file or
+    the application has given it filters: its handler passes what they leave to the access log.
+    Where that ``has_daemons`` these have each line already, and would get it again.
+    """
     for name in (f"{SERVER}.access", ACCESS):
         logger = logging.getLogger(name)
-        if logger.handlers and not isinstance(logger.handlers[0], ToAccessLog):
+        if not logger.handlers:
+            continue
+        leads_back = isinstance(logger.handlers[0], ToAccessLog)
+        if not leads_back or (logger.filters and not has_daemons):
             return logger
     return None
 
