@@ -400,10 +400,13 @@ def bind_listeners(
 def check_listeners(addresses: Iterable[Address], identity: Identity | None) -> None:
     """Raise the `ListenError` that `bind_listeners` would, as far as it is known without binding.
 
-    That is of the paths of unix sockets: a server may be running at these addresses.
+    That is of the paths of unix sockets, and of names of hosts: a server may be running at these
+    addresses.
     """
     for address in addresses:
         with _named_as_set(address):
+            if address.host is not None:
+                _resolve(address)
             if address.path is None or address.path.startswith("\0"):
                 continue
             if _needs_helper(identity):

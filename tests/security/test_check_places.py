@@ -124,6 +124,12 @@ def test_the_check_refuses_a_path_that_is_too_long_for_a_socket(folder: Path) ->
         assert done.stderr.endswith(f"(setting: {setting})\n")
 
 
+def test_the_check_refuses_a_host_that_does_not_resolve(folder: Path) -> None:
+    done = check(folder, "--bind", "no.such.host.invalid:80")
+    assert done.returncode == LISTENING
+    assert "the host 'no.such.host.invalid' cannot be resolved" in done.stderr
+
+
 def test_the_check_refuses_a_malformed_address_of_admin(folder: Path) -> None:
     done = check(folder, "--admin", "127.0.0.1:x")
     assert done.returncode == LISTENING

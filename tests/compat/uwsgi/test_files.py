@@ -209,3 +209,9 @@ def test_variables_of_uwsgi_count_after_the_file(tmp_path: Path) -> None:
     text = "[uwsgi]\nprocesses = 2\n"
     found = options(tmp_path, text, UWSGI_PROCESSES="8", UWSGI_WHATEVER="1", OTHER="x")
     assert found == [("processes", "2"), ("processes", "8")]
+
+
+@pytest.mark.parametrize("condition", ["ifexists", "ifdir", "if-directory", "if_dir"])
+def test_other_names_of_conditions_are_understood(tmp_path: Path, condition: str) -> None:
+    text = f"[uwsgi]\n{condition} = .\nprocesses = 2\nendif =\n{condition} = none\nthreads = 2\n"
+    assert options(tmp_path, text) == [("processes", "2")]

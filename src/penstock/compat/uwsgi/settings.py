@@ -110,7 +110,8 @@ UWSGI_OPTIONS: Final = (
         "connections are kept in any case",
     ),
     _taken(
-        "http-timeout socket-timeout",
+        "http-timeout socket-timeout so-write-timeout so-send-timeout socket-write-timeout "
+        "socket-send-timeout",
         "write_timeout",
     ),
     _taken(
@@ -144,7 +145,9 @@ UWSGI_OPTIONS: Final = (
         "https-socket-modifier1 https-socket-modifier2 https-session-context chunked-input-limit "
         "chunked-input-timeout dump-options plugins-list logdate start_response-nodelay "
         "write-errors-exception-only write-errors-tolerance no-harakiri-after-req-hook "
-        "no-fd-passing no-initgroups use-abort backtrace-depth multicast check-interval "
+        "offload-thread py-programname skip-zero shutdown-sockets exit-on-reload no-server "
+        "daemons-honour-stdin no-fd-passing no-initgroups use-abort backtrace-depth "
+        "multicast check-interval "
         "reload-os-env iprint ugreen-stacksize rpc-max response-headers-limit mount-check "
         "check-mount check-mountpoint mountpoint-check",
         "the server does what the option asks for, or has no part that needs it",
@@ -176,7 +179,7 @@ UWSGI_OPTIONS: Final = (
         _SUPERVISED,
     ),
     _lost(
-        "cpu-affinity",
+        "cpu-affinity prio",
         "CPUAffinity= and Nice= of a systemd unit do that",
     ),
     _lost(
@@ -189,7 +192,8 @@ UWSGI_OPTIONS: Final = (
         "LimitNOFILE= of a unit, or the container, does that",
     ),
     _lost(
-        "chroot jail jail2 unshare pivot-root cgroup cap",
+        "chroot jail jail2 unshare unshare2 pivot-root pivot_root cgroup cap ns namespace ns-net "
+        "namespace-net namespace-keep-mount",
         "a systemd unit (deploy/penstock.service) or the container does that",
     ),
     _taken(
@@ -220,6 +224,18 @@ UWSGI_OPTIONS: Final = (
         "env",
         "env",
     ),
+    _lost(
+        "envdir early-envdir",
+        "see {env_file}, a file with a line for each variable",
+    ),
+    _lost(
+        "unenv",
+        "UnsetEnvironment= of a systemd unit, or env -u NAME before the command, does that",
+    ),
+    _lost(
+        "optimize",
+        "Python reads the environment variable PYTHONOPTIMIZE",
+    ),
     _taken(
         "umask",
         "umask",
@@ -234,11 +250,12 @@ UWSGI_OPTIONS: Final = (
         "Python needs no plug-in",
     ),
     _lost(
-        "paste ini-paste ini-paste-logged",
+        "paste ini-paste ini-paste-logged paste-logger pecan",
         "name a factory that loads the file: module:factory('file.ini')",
     ),
     _lost(
-        "pyargv pymodule-alias python-import import shared-python-import shared-pyimport "
+        "pyargv pymodule-alias python-import py-import import shared-python-import shared-pyimport "
+        "shared-py-import "
         "shared-import pyimport post-pymodule-alias",
         "the application's module does that",
     ),
@@ -288,7 +305,8 @@ UWSGI_OPTIONS: Final = (
         "there is nothing that it would change",
     ),
     _lost(
-        "reload-on-exception reload-on-exception-type reload-on-exception-value",
+        "reload-on-exception reload-on-exception-type reload-on-exception-value "
+        "reload-on-exception-repr",
         "an exception ends its request alone",
     ),
     _taken(
@@ -320,7 +338,8 @@ UWSGI_OPTIONS: Final = (
         "see {timeout} and {timeout_grace}",
     ),
     _lost(
-        "cron cron2 unique-cron legion-cron unique-legion-cron timer",
+        "cron cron2 unique-cron legion-cron cron-legion unique-legion-cron unique-cron-legion "
+        "cron-harakiri timer",
         _TIMER,
     ),
     _lost(
@@ -425,11 +444,11 @@ UWSGI_OPTIONS: Final = (
         _ROUTER,
     ),
     _taken(
-        "uid",
+        "uid immediate-uid",
         "user",
     ),
     _taken(
-        "gid",
+        "gid immediate-gid",
         "group",
     ),
     _done(
