@@ -271,10 +271,9 @@ def _serve(spec: str, settings: Settings) -> int:
 def _check(spec: str, settings: Settings) -> int:
     """Load all that a start loads, but bind no address: a server may be running on it."""
     from penstock.app.loading import load_application
-    from penstock.config.budgets import PER_CLIENT, budgets, facts, lowering_notice
+    from penstock.config.budgets import budgets, facts, lowering_notice
     from penstock.config.checks import check_journal, chosen_transport, has_tls
     from penstock.config.identity import identity_of
-    from penstock.config.settings import OPTIONS
     from penstock.control.server import check_services
     from penstock.edge.certificate_files import read_material
     from penstock.listeners import addresses_of, check_listeners
@@ -298,18 +297,33 @@ def _check(spec: str, settings: Settings) -> int:
         import_for(settings)
         become(identity, setuid_programs=settings.allow_setuid_programs)
     load_application(spec)
-    lines = [
-        f"{spec} can be served on the {transport} transport with these settings:",
-        f"  (read from {', '.join(settings.files) or 'no file'})",
-    ]
+    computed = budgets(settings, facts(settings))
+    heading = f"{spec} can be served on the {transport} transport with these settings:"
+    print_out("\n".join([heading, *_shown_settings(settings, computed.reasons, opened_by), ""]))
+    lowered = lowering_notice(settings, computed)
+    for warning in (*settings.warnings, *notices, *([] if lowered is None else [lowered])):
+        say("warning", warning.render())
+    return 0
+
+
+def _shown_settings(
+    settings: Settings, reasons: Sequence[tuple[str, object, str]], opened_by: Mapping[str, str]
+) -> list[str]:
+    """Return the lines of ``--check`` about all settings.
+
+    ``reasons`` are those of the budgets, and ``opened_by`` says who opens each log.
+    """
+    from penstock.config.budgets import PER_CLIENT
+    from penstock.config.settings import OPTIONS
+
+    lines = [f"  (read from {', '.join(settings.files) or 'no file'})"]
     shown = {name: option.show(getattr(settings, name)) for name, option in OPTIONS.items()}
     left = max(map(len, shown))
     width = max(len(value) for value in shown.values() if len(value) < 40)
     for name, value in shown.items():
         lines.append(f"  {name:<{left}} = {value:<{width}}  ({settings.source_of(name)})")
-    computed = budgets(settings, facts(settings))
     lines.append("budgets of a worker, and max_spool for all of them:")
-    lines += [f"  {name:<{left}} = {value}: {because}" for name, value, because in computed.reasons]
+    lines += [f"  {name:<{left}} = {value}: {because}" for name, value, because in reasons]
     lines.append("what one client may take:")
     for name in PER_CLIENT:
         source = settings.source_of(name)
@@ -318,11 +332,7 @@ def _check(spec: str, settings: Settings) -> int:
     if opened_by:
         lines.append("who opens the logs:")
         lines += [f"  {name:<{left}} = {user}" for name, user in opened_by.items()]
-    print_out("\n".join([*lines, *settings.notes, ""]))
-    lowered = lowering_notice(settings, computed)
-    for warning in (*settings.warnings, *notices, *([] if lowered is None else [lowered])):
-        say("warning", warning.render())
-    return 0
+    return [*lines, *settings.notes]
 
 
 def _prepare_process(settings: Settings) -> None:
