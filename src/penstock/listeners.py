@@ -30,6 +30,7 @@ from penstock.system.network import hold_ahead
 from penstock.system.paths import Place, find
 from penstock.system.port_holders import holder_of
 from penstock.system.privileges import Identity
+from penstock.system.temporary_files import temporary_file
 
 if TYPE_CHECKING:
     from penstock.config.settings import Settings
@@ -57,6 +58,11 @@ _REASONS = {
     errno.ENOTSOCK: "the descriptor is not a socket",
 }
 _FIRST_UNPRIVILEGED_PORT = 1024
+
+LONGEST_PATH_BYTES = 107
+"""The room for the path of a unix socket: ``sun_path`` of unix(7), without the NUL at its end."""
+
+TOO_LONG = "the path is too long for a unix socket"
 
 FIRST_AHEAD_BYTES = 16 * 1024
 """How many bytes that are not on their way the kernel takes for a new client, beyond one block.
@@ -391,6 +397,25 @@ def bind_listeners(
     return listeners
 
 
+def check_listeners(addresses: Iterable[Address], identity: Identity | None) -> None:
+    """Raise the `ListenError` that `bind_listeners` would, as far as it is known without binding.
+
+    That is of the paths of unix sockets, and of names of hosts: a server may be running at these
+    addresses.
+    """
+    for address in addresses:
+        with _named_as_set(address):
+            if address.host is not None:
+                _resolve(address)
+            if address.path is None or address.path.startswith("\0"):
+                continue
+            if _needs_helper(identity):
+                assert identity is not None
+                _done_for_root(address, partial(_check_for_root, address, address.path, identity))
+            else:
+                _check_path(address, address.path)
+
+
 @contextmanager
 def kept_from_children(listeners: Iterable[Listener]) -> Iterator[None]:
     """Close the listeners in children that the application forks while it is loaded.
@@ -514,8 +539,15 @@ def _is_at(address: Address, text: str) -> bool:
 
 
 def _bind_as_named(address: Address, identity: Identity | None) -> Listener:
-    try:
+    with _named_as_set(address):
         return _bind(address, identity)
+
+
+@contextmanager
+def _named_as_set(address: Address) -> Iterator[None]:
+    """Have an error name the setting that has the address."""
+    try:
+        yield
     except ListenError as error:
         if not address.redirects:
             raise
@@ -620,8 +652,10 @@ def _addresses(host: str | None, port: int | None, flags: int) -> list[tuple[Any
 def _bind_unix(address: Address, path: str, identity: Identity | None) -> Listener:
     if path.startswith("\0"):
         return Listener(_bind_path(address, path), address)
-    if identity is not None and not identity.is_root and os.geteuid() == 0:
-        return received_listener(address, _bind_for_root(address, path, identity), identity)
+    if _needs_helper(identity):
+        assert identity is not None
+        work = partial(_work_for_root, address, path, identity, None)
+        return received_listener(address, _done_for_root(address, work), identity)
     _clear_stale(address, path)
     sock, directory = _bind_path(address, path), _open_directory(path)
     return Listener(sock, address, created=path, directory=directory)
@@ -643,7 +677,7 @@ def _bind_path(address: Address, path: str) -> socket.socket:
     except OSError as error:
         sock.close()
         # "AF_UNIX path too long" is an error of Python's own, without a number.
-        reason = _reason(error) if error.errno else "the path is too long for a unix socket"
+        reason = _reason(error) if error.errno else TOO_LONG
         raise _listen_error(address.shown, reason) from None
     return sock
 
@@ -667,14 +701,19 @@ def _give_as_set(address: Address, path: str) -> None:
         os.close(there)
 
 
-def _bind_for_root(address: Address, path: str, identity: Identity) -> list[int]:
-    """Return a socket, bound by a process of its own, and the directory of its path.
+def _needs_helper(identity: Identity | None) -> bool:
+    """Return True if a process of its own makes paths, because the workers are another user's.
 
-    That process binds it as this user where others than root can change the directory. It looks up
+    That process has the user's rights where others than root can change the directory. It looks up
     the path, too: a file system that a user has mounted can make that last for ever.
     """
+    return identity is not None and not identity.is_root and os.geteuid() == 0
+
+
+def _done_for_root(address: Address, work: Work) -> list[int]:
+    """Return what a helper process returns. Raises `ListenError`."""
     try:
-        return wait_for(partial(_work_for_root, address, path, identity, None))
+        return wait_for(work)
     except HelperError as error:
         raise error_of_helper(address, error) from None
 
@@ -739,33 +778,61 @@ def _work_for_root(
 
     ``known`` is what the path was before: where there is something still, it is kept.
     """
-    try:
-        with find(os.path.abspath(path)) as place:
-            is_users = place.changeable is not None
-            if known is not None:
-                _give(place, known, identity, address.owner)
-    except OSError as error:  # root binds nothing where it does not know who can change it
-        raise _listen_error(address.shown, _reason(error)) from None
+    with _found(address, path) as place:
+        is_users = place.changeable is not None
+        if known is not None:
+            _give(place, known, identity, address.owner)
     if known is not None and _identity(path) is not None:
         return KEPT
-    if is_users:
-        change(identity)
-    try:
+    with _as_user_of_path(address, identity, change, is_users=is_users):
         _clear_stale(address, path)
         sock = _bind_path(address, path)
-    except ListenError as error:
-        if not is_users:
-            raise
-        raise _listen_error(
-            address.shown,
-            f"{_bare_reason(address, error)} (done as user {identity.uid}, because others than "
-            "root can change the directory)",
-        ) from None
     if not is_users:
         with find(os.path.abspath(path)) as place:
             _give(place, _identity(place.name, place.directory), identity, address.owner)
     directory = _open_directory(path)
     return [sock.detach(), *([directory] if directory is not None else [])]
+
+
+def _check_for_root(
+    address: Address, path: str, identity: Identity, change: Change
+) -> Sequence[int]:
+    """Check a path in a helper process of root's, with the rights with which it would be bound."""
+    with _found(address, path) as place:
+        is_users = place.changeable is not None
+    with _as_user_of_path(address, identity, change, is_users=is_users):
+        _check_path(address, path)
+    return ()
+
+
+def _found(address: Address, path: str) -> Place:
+    """Return where a path leads. Root binds nothing where it does not know who can change it."""
+    try:
+        return find(os.path.abspath(path))
+    except OSError as error:
+        raise _listen_error(address.shown, _reason(error)) from None
+
+
+@contextmanager
+def _as_user_of_path(
+    address: Address, identity: Identity, change: Change, *, is_users: bool
+) -> Iterator[None]:
+    """Give the rest of a helper process the rights of the user who can change the path, if any.
+
+    An error of the block says with whose rights it was done.
+    """
+    if not is_users:
+        yield
+        return
+    change(identity)
+    try:
+        yield
+    except ListenError as error:
+        raise _listen_error(
+            address.shown,
+            f"{_bare_reason(address, error)} (done as user {identity.uid}, because others than "
+            "root can change the directory)",
+        ) from None
 
 
 def _give(
@@ -794,13 +861,31 @@ def _give(
             )
 
 
-def _clear_stale(address: Address, path: str) -> None:
-    """Remove the socket of a server that has ended. Refuse a path that holds anything else."""
+def _check_path(address: Address, path: str) -> None:
+    """Refuse a path at which no socket can be made. It makes a file without a name beside it."""
+    _has_socket(address, path)
+    if len(os.fsencode(path)) > LONGEST_PATH_BYTES:
+        _refuse(address.shown, TOO_LONG)
+    try:
+        temporary_file(os.path.dirname(path) or ".").close()
+    except OSError as error:
+        _refuse(address.shown, _reason(error))
+
+
+def _has_socket(address: Address, path: str) -> bool:
+    """Return True if there is a socket at a path. Refuse one that holds anything else."""
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             _refuse(address.shown, "the path exists and is not a socket")
     except OSError:
-        return  # there is no such path, or bind gives a better reason
+        return False  # there is no such path, or bind gives a better reason
+    return True
+
+
+def _clear_stale(address: Address, path: str) -> None:
+    """Remove the socket of a server that has ended. Refuse a path that holds anything else."""
+    if not _has_socket(address, path):
+        return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)  # a full queue must not block, and proves that a server listens
         try:

@@ -172,6 +172,15 @@ PRELOAD_LEFT_OUT: Final = Message(
     "Set `preload` in production alone, and `reload` for development alone.",
 )
 
+ALLOWED_AND_DENIED: Final = Message(
+    "PEN-1065",
+    WARNING,
+    "allow (from %(allow)s) and deny (from %(deny)s) both have %(networks)s: deny counts",
+    "Of the networks of `allow` and `deny` that match a client the smallest one counts, and not the"
+    " order in which they are given, as in nginx. Of two that are the same it is that of `deny`.",
+    "Remove the network from one of the two.",
+)
+
 UNKNOWN_ATOMS: Final = Message(
     "PEN-1070",
     WARNING,
@@ -394,7 +403,8 @@ APPLICATION_SENT_HOP_BY_HOP: Final = Message(
     " the server sets such fields itself (logged once)",
     "PEP 3333 forbids such fields (RFC 9110, section 7.6.1). They often come with the response of"
     " another server, which the application passes on. The rest of the response was sent.",
-    "Remove the field from the application's response.",
+    "Remove the field from the application's response. For `Keep-Alive`, set `send_keep_alive`: the"
+    " server sends the time that it keeps the connection.",
 )
 
 APPLICATION_SENT_ODD_STATUS: Final = Message(
@@ -620,8 +630,11 @@ LOG_FILE_NOT_REOPENED: Final = Message(
     "the %(kind)s log could not be opened again and goes on in the old file: %(error)s (setting:"
     " %(setting)s)",
     "SIGUSR1 asked for the log files to be opened again, after a rotation. This one could not be"
-    " opened by its name, so lines go to the rotated file.",
-    "Correct what the error names (a missing directory, permissions), then send SIGUSR1 again.",
+    " opened by its name, so its lines go to the rotated file, and are lost once that is"
+    " removed.",
+    "Correct what the error names: a directory that is missing, or to which the user named there"
+    " may not write. Then send SIGUSR1 to the supervisor again, before the rotated file is"
+    " compressed or removed.",
 )
 
 OBSERVER_FAILED: Final = Message(
@@ -862,11 +875,15 @@ WORKER_CRASHED: Final = Message(
     "PEN-7020",
     ERROR,
     "%(worker)s %(how)s%(details)s",
-    "A worker has ended, and the supervisor did not ask it to. The lines below name the requests"
-    " that ended with it; they are in the access log with status 502, or 504 where the client got"
-    " that. Another worker starts in its place.",
-    "Act on the signal or the exit status: native code of an extension, memory that ran out, or a"
-    " call that hangs. PEN-7021 follows where the stacks are known.",
+    "A worker has ended otherwise than by a stop: by a signal, by an exit of its own, or killed by"
+    " the supervisor because it hung. The line says which. The lines below it name the requests"
+    " that ended with the worker, and the last ones before them. Those in progress are in the"
+    " access log with status 502, or 504 where the client got that. Another worker starts in its"
+    " place.",
+    "By SIGSEGV, SIGABRT or SIGBUS: look for a fault of native code in an extension. PEN-7021"
+    " follows with the stacks where they are known. By SIGKILL: look whether memory ran out, in the"
+    " container or on the machine. Killed by the supervisor: find the call that hangs in the"
+    " stacks. With an exit status: look for `os._exit`, or for a fault of the application.",
 )
 
 WORKER_STACKS: Final = Message(
@@ -1138,6 +1155,16 @@ CONTROL_DIRECTORY_NOT_PRIVATE: Final = Message(
     " other users in. Another user may have made it to keep the socket away, or to take its place."
     " The server uses the next of its directories.",
     "Find out who made the directory, and remove it; or name another place with --control.",
+)
+
+CONTROL_SOCKET_REPLACEABLE: Final = Message(
+    "PEN-8026",
+    WARNING,
+    "penstockctl will refuse the control socket %(address)s: %(reason)s",
+    "In the directory of the control socket, another user can put a socket in its place, and would"
+    " get the commands that are meant for the server. penstockctl refuses such a socket.",
+    "Name a directory with --control that belongs to the server's user or to root, and in which no"
+    " other user can write (`chmod go-w`), or one with the sticky bit, as `/tmp` has it.",
 )
 
 CONTROL_NOT_FOLLOWED: Final = Message(

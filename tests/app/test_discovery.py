@@ -57,6 +57,23 @@ def test_what_a_directory_has(tmp_path: Path, files: dict[str, str], found: list
     assert [spec for spec, _ in discover(str(tmp_path), {}).candidates] == found
 
 
+@pytest.mark.parametrize(
+    ("files", "suggested"),
+    [
+        ({"shop.py": FLASK, "models.py": "x = 1"}, ["shop:app"]),
+        ({"shop.py": FLASK, "api.py": "import falcon\napp = 1"}, ["api:app", "shop:app"]),
+        ({"shop.py": FLASK, "app.py": FLASK}, []),
+        ({"shop.py": FLASK, "web/wsgi.py": "app = 1"}, []),
+        ({"shop.py": "app = (", "no-module.py": FLASK}, []),
+    ],
+)
+def test_files_with_other_names_are_suggested_where_nothing_else_is_there(
+    tmp_path: Path, files: dict[str, str], suggested: list[str]
+) -> None:
+    write(tmp_path, files)
+    assert [spec for spec, _ in discover(str(tmp_path), {}).suggestions] == suggested
+
+
 def test_flask_app_names_it_unless_there_is_a_django_project(tmp_path: Path) -> None:
     write(tmp_path, {"app.py": FLASK})
     found = discover(str(tmp_path), {"FLASK_APP": "shop:create()"})

@@ -63,7 +63,37 @@ def test_without_an_argument_it_says_what_is_missing(tmp_path: Path) -> None:
     assert done.stderr.splitlines() == [
         "Provide a WSGI application object as module:callable",
         "usage: penstock [options] module:callable",
+        f"{tmp_path} has none of these:",
+        "  manage.py of a Django project",
+        "  FLASK_APP in the environment",
+        "  wsgi.py, app.py, application.py, main.py or server.py, or __init__.py or wsgi.py of a"
+        " package,",
+        "    with application, app, a Flask object, create_app() or make_app()",
     ]
+
+
+def test_without_an_argument_a_file_with_another_name_is_suggested_and_not_served(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "shop.py").write_text("from flask import Flask\napp = Flask(__name__)\n")
+    (tmp_path / "two-words.py").write_text("from flask import Flask\napp = Flask(__name__)\n")
+    done = run_penstock(cwd=tmp_path, environ={"FLASK_APP": ""})
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-2:] == [
+        "Other files have one:",
+        "  penstock shop:app  (shop.py)",
+    ]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may have another user for the workers")
+def test_without_an_argument_root_with_another_user_looks_for_none_and_says_so(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "app.py").write_text(APPLICATION)
+    done = run_penstock("--user", "nobody", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[0] == "Provide a WSGI application object as module:callable"
+    assert done.stderr.splitlines()[2:] == ["As root with --user the command looks for none."]
 
 
 def test_without_an_argument_the_one_application_of_a_project_is_served_after_saying_so(

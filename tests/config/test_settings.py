@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from penstock.config import other_servers
 from penstock.config.checks import check_possible
 from penstock.config.reference_page import settings_page
 from penstock.config.settings import OPTIONS, Settings
-from penstock.config.sources import settings_from_kwargs
+from penstock.config.sources import build, settings_from_kwargs
 from penstock.errors import SettingsError
 
 PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
@@ -111,6 +112,8 @@ def test_config_flag_replaces_the_usual_files(tmp_path: Path) -> None:
     [
         ("missing.toml", None, "No such file"),
         ("broken.toml", b"threads = ", "not valid TOML"),
+        ("octal.toml", b"umask = 022\n", "is not valid TOML: Expected newline or end of"),
+        ("octal.toml", b"umask = 022\n", "; an octal number begins with 0o"),
         ("latin.toml", b"chdir = '\xe9'", "not valid TOML"),
         ("twice.toml", b"max_body = 1\nmax-body = 2", "given twice"),
         ("pyproject.toml", b"[tool]\npenstock = 3", "is not a table"),
@@ -118,7 +121,7 @@ def test_config_flag_replaces_the_usual_files(tmp_path: Path) -> None:
         ("table.toml", b"[tool.penstock]\nthreads = 1", "unknown setting 'tool'"),
         ("own.toml", b"[penstock]\nthreads = 1", "'penstock' in own.toml: a table; settings are"),
         ("pyproject.toml", b"[tool.penstock.server]\nx = 1", "keys of [tool.penstock] itself"),
-        ("mode.toml", b"bind_mode = 660", "a number of TOML is decimal: write it as text, or with"),
+        ("mode.toml", b"bind_mode = 660", 'write "0660" or 0o660 if that is octal'),
     ],
 )
 def test_a_bad_settings_file_is_refused(
@@ -418,6 +421,39 @@ def test_the_error_for_a_value_says_what_is_allowed(name: str, given: object) ->
     assert f"allowed is {OPTIONS[name].kind.allowed}" in text
 
 
+@pytest.mark.parametrize(
+    ("name", "right", "wrong"),
+    [
+        ("allow", "10.0.0.0/8", "10.0.0.1/8"),
+        ("deny", "10.0.0.0/8", "everyone"),
+        ("forwarded_allow_ips", "unix", "0.0.0.0/0"),
+        ("proxy_allow_from", "*", "10.0.0.300"),
+        ("forwarded_headers", "forwarded", "x-real-ip"),
+        ("admin_hosts", "server.example", "http://server"),
+        ("bind", "127.0.0.1:8000", ""),
+        ("timeout_for", "/a=5m", "/a=soon"),
+        ("env", "A=B", "A"),
+    ],
+)
+def test_the_error_for_a_list_names_the_entry_that_is_wrong(
+    name: str, right: str, wrong: str
+) -> None:
+    with pytest.raises(SettingsError) as error:
+        build({name: ([right, wrong, right], "--here")}, [])
+    assert message(error).startswith(f"bad value {wrong!r} for {name} (from --here): allowed is ")
+
+
+def test_a_network_that_is_allowed_and_denied_is_a_warning_that_says_which_counts() -> None:
+    settings = settings_from_kwargs(
+        allow=["10.0.0.0/8", "192.0.2.1"], deny=["0.0.0.0/0", "192.0.2.1/32", "10.1.0.0/16"]
+    )
+    assert [warning.render() for warning in settings.warnings] == [
+        "PEN-1065 allow (from argument allow) and deny (from argument deny) both have "
+        "192.0.2.1/32: deny counts"
+    ]
+    assert not settings_from_kwargs(allow="10.0.0.0/8", deny="0.0.0.0/0").warnings
+
+
 def test_a_long_time_is_shown_as_it_can_be_given() -> None:
     kind = OPTIONS["static_max_age"].kind
     assert kind.allowed.endswith("from 0s to 31536000s")
@@ -445,6 +481,57 @@ def test_umask_is_octal_or_decimal_as_with_gunicorn(
     tmp_path: Path, given: object, mask: int
 ) -> None:
     assert load(tmp_path, {"umask": given}).umask == mask
+
+
+@pytest.mark.parametrize("name", ["bind_mode", "umask"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{} = 440",
+        "{} = 77  # 0o77",
+        '"{}" = +440',
+        "[tool.penstock]\n{} = 440",
+        "tool.penstock.{} = 440",
+        "tool.penstock = {{threads = 2, {} = 440}}",
+    ],
+)
+def test_a_file_mode_in_decimal_digits_of_toml_is_refused_with_what_to_write(
+    tmp_path: Path, name: str, content: str
+) -> None:
+    file = "pyproject.toml" if "tool" in content else "penstock.toml"
+    (tmp_path / file).write_text(content.format(name))
+    with pytest.raises(SettingsError) as error:
+        load(tmp_path)
+    digits, octal = ("77", "0o115") if "77" in content else ("440", "0o670")
+    assert f"bad value {digits} for {name} (from {file}:{name})" in message(error)
+    assert f'; write "0{digits}" or 0o{digits} if that is octal: as a decimal' in message(error)
+    assert message(error).endswith(f"it is {octal}")
+
+
+@pytest.mark.parametrize(
+    ("written", "mode"),
+    [("0o440", 0o440), ("0o670", 440), ('"0440"', 0o440), ("0x1ff", 0o777), ("288", 0o440)],
+)
+@pytest.mark.parametrize("name", ["bind_mode", "umask"])
+def test_a_file_mode_of_toml_is_octal_as_text_or_behind_0o(
+    tmp_path: Path, name: str, written: str, mode: int
+) -> None:
+    (tmp_path / "penstock.toml").write_text(f"# {name} = 440\n{name} = {written}\n")
+    assert getattr(load(tmp_path), name) == mode
+
+
+@pytest.mark.parametrize(
+    ("name", "given"), [("umask", "22"), ("umask", "777"), ("bind_mode", "77"), ("bind_mode", 660)]
+)
+def test_digits_that_may_be_octal_are_refused_with_what_to_write(
+    tmp_path: Path, name: str, given: object
+) -> None:
+    with pytest.raises(SettingsError, match=f'write "0{given}" or 0o{given} if that is octal'):
+        load(tmp_path, {name: given})
+
+
+def test_a_number_of_a_program_is_the_mode_itself() -> None:
+    assert settings_from_kwargs(bind_mode=440).bind_mode == 0o670
 
 
 @pytest.mark.parametrize("given", ["0o1000", "-1", "089", "rw"])
@@ -660,6 +747,12 @@ def test_a_table_of_the_project_with_nearly_the_name_of_the_servers_causes_a_war
     assert warning.render().startswith("PEN-1021 pyproject.toml has the table [tool.penstok]")
     project.write_text("[tool.poetry]\na = 1\n")
     assert load_settings({}, {}, tmp_path).warnings == ()
+
+
+def test_each_section_is_once_on_the_reference_page_and_in_the_help() -> None:
+    for text, heading in ((settings_page(), r"^## .+"), (build_parser().format_help(), r"^\w.*:$")):
+        sections = re.findall(heading, text, re.MULTILINE)
+        assert len(sections) == len(set(sections)) > 10
 
 
 def test_the_reference_page_is_what_the_declarations_say() -> None:

@@ -691,6 +691,22 @@ def test_a_path_without_its_directory_is_refused(tmp_path: Path) -> None:
     assert "its directory does not exist" in refusal(str(tmp_path / "none" / "control.sock"))
 
 
+def test_a_path_that_penstockctl_will_refuse_is_one_warning_at_the_start(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    path = f"{tmp_path}/control.sock"
+    settings = replace(Settings(), control=path)
+    loop = ControlLoop()
+    server = ControlServer(loop.fake.handle, loop.selector, loop.logger)
+    server.open(settings)
+    server.follow(settings)
+    server.close()
+    loop.close()
+    assert [text for text in loop.messages.texts if "DEBUG" not in text] == [
+        f"WARNING: PEN-8026 penstockctl will refuse the control socket {path}: any user can "
+        "replace it in its directory"
+    ]
+
+
 def test_a_file_is_not_replaced_by_a_socket(tmp_path: Path) -> None:
     (tmp_path / "notes").write_text("mine", "utf-8")
     assert "exists and is not a socket" in refusal(str(tmp_path / "notes"))

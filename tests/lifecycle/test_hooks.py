@@ -32,11 +32,13 @@ def post_fork(server, worker):
     import shop_tracing  # in the application's directory
     note("post_fork", worker.age, worker.pid, worker.ppid, getattr(worker, "kept", None),
          os.environ["TOKEN"], worker.booted)
-def post_worker_init(worker): note("post_worker_init", worker.age, worker.booted)
+def post_worker_init(worker):
+    note("post_worker_init", worker.age, worker.booted, callable(worker.app.callable))
 def pre_request(worker, req): note("pre_request", worker.pid, req.path)
 def post_request(worker, req, environ, resp): note("post_request", worker.nr, resp.status)
 def worker_int(worker): note("worker_int", worker.pid)
-def worker_exit(server, worker): note("worker_exit", worker.pid, worker.alive)
+def worker_exit(server, worker):
+    note("worker_exit", worker.pid, worker.alive, callable(server.app.wsgi()))
 def child_exit(server, worker): note("child_exit", worker.pid, getattr(worker, "kept", None))
 def on_exit(server): note("on_exit", server.pid)
 """
@@ -79,10 +81,10 @@ def test_each_hook_is_called_in_its_process_and_in_order(tmp_path: Path, transpo
     assert notes.of("pre_fork") == [[supervisor, "1", "[booting]"]]
     # The variables are set, and what pre_fork kept on the worker is there.
     assert notes.of("post_fork") == [[worker, "1", worker, supervisor, "10", "7", "False"]]
-    assert notes.of("post_worker_init") == [[worker, "1", "True"]]
+    assert notes.of("post_worker_init") == [[worker, "1", "True", "True"]]
     assert notes.of("pre_request") == [[worker, worker, "/echo"]]
     assert notes.of("post_request") == [[worker, "1", "200", "OK"]]
-    assert notes.of("worker_exit") == [[worker, worker, "False"]]
+    assert notes.of("worker_exit") == [[worker, worker, "False", "True"]]
     assert notes.of("child_exit") == [[supervisor, worker, "10"]]
     assert notes.of("on_exit") == [[supervisor, supervisor]]
 

@@ -29,15 +29,21 @@ class Command:
 
 
 def run_each(
-    commands: Sequence[Command], python: str = sys.executable
+    commands: Sequence[Command], python: str = sys.executable, user: int | None = None
 ) -> list[subprocess.CompletedProcess[str]]:
-    """Run the commands one after the other; return how each has ended, and what it has said."""
+    """Run the commands one after the other; return how each has ended, and what it has said.
+
+    ``user`` is that of the commands, and the number of its group.
+    """
     from support.server_process import START_WITHIN, checkout_environ  # not where this is a program
 
     asked = [[list(each.arguments), str(each.cwd), dict(each.environ)] for each in commands]
     done = subprocess.run(
         [python, __file__],
         env=checkout_environ(),
+        user=user,
+        group=user,
+        extra_groups=None if user is None else [],
         input=json.dumps(asked),
         capture_output=True,
         text=True,

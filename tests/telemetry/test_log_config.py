@@ -10,6 +10,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,7 +44,7 @@ def app(environ, start_response):
     return []
 """
 
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "version": 1,
     "formatters": {"plain": {"format": "%(name)s|%(levelname)s|%(message)s"}},
     "handlers": {
@@ -206,17 +207,93 @@ def test_a_configuration_of_logging_is_applied_in_supervisor_and_workers(
     server = ServerProcess("served:app", *arguments, cwd=folder)
     with serving(server, folder / "s") as path:
         # The supervisor says so once the workers serve.
-        assert eventually(lambda: "penstock|INFO|penstock " in (folder / "errors").read_text())
+        started = "gunicorn.error|INFO|penstock "
+        assert eventually(lambda: started in (folder / "errors").read_text())
         with Client(path) as client:
             client.request("GET", "/log", {"Connection": "close"})
         assert stopped(server) == []
     errors = (folder / "errors").read_text().splitlines()
     assert "shop|INFO|from the shop" in errors
+    assert not [line for line in errors if line.startswith("penstock|")]
     lines = (folder / "access").read_text().splitlines()
     assert "gunicorn.access|INFO|a line of its own" in lines
     assert [
         line for line in lines if re.match(r'gunicorn.access\|INFO\|.*"GET /log HTTP/1.1"', line)
     ]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {
+            "handlers": {"errors": CONFIG["handlers"]["errors"] | {"filters": ["gunicorns"]}},
+            "filters": {"gunicorns": {"name": "gunicorn"}},
+            "loggers": {"gunicorn.error": {"level": "WARNING", "handlers": ["errors"]}},
+        },
+        {
+            "handlers": {"errors": CONFIG["handlers"]["errors"]},
+            "root": {"level": "INFO", "handlers": ["errors"]},
+            "loggers": {
+                "gunicorn.error": {"level": "WARNING", "handlers": [], "propagate": True},
+                "gunicorn.access": {"level": "INFO", "propagate": True},
+            },
+        },
+    ],
+    ids=["with a filter", "by propagation"],
+)
+def test_filters_level_and_propagation_of_gunicorn_error_hold_for_the_servers_messages(
+    folder: Path, transport: str, changes: dict[str, Any]
+) -> None:
+    (folder / "log.json").write_text(json.dumps(CONFIG | changes))
+    arguments = ["--log-config", "log.json", "--transport", transport, "-b", "unix:s"]
+    server = ServerProcess("served:app", *arguments, cwd=folder)
+    with serving(server, folder / "s") as path:
+        with Client(path) as client:
+            client.request("GET", "/raise", {"Connection": "close"})
+        assert stopped(server) == []
+    errors = (folder / "errors").read_text().splitlines()
+    assert [line for line in errors if line.startswith("gunicorn.error|ERROR|PEN-3010")]
+    assert not [line for line in errors if line.startswith(("penstock|", "gunicorn.error|INFO|"))]
+    access = [line for line in errors if line.startswith("gunicorn.access|INFO|")]
+    assert len(access) == ("gunicorn.access" in changes["loggers"])
+
+
+FILTER = """
+import logging
+
+class Quiet(logging.Filter):
+    def filter(self, record):
+        return "GET /log" not in record.getMessage()
+
+def post_fork(server, worker):
+    server.log.access_log.addFilter(Quiet())
+"""
+
+
+def test_filters_of_gunicorn_access_leave_requests_out_of_the_access_log(
+    folder: Path, transport: str
+) -> None:
+    (folder / "gunicorn.conf.py").write_text(FILTER)
+    arguments = ["--access-logfile", "access", "--transport", transport]
+    with ServerProcess("served:app", *arguments, cwd=folder) as server:
+        ask(server, "/log", "/other")
+        stopped(server)
+    [line] = [line for line in (folder / "access").read_text().splitlines() if "GET" in line]
+    assert '"GET /other HTTP/1.1" 204' in line
+
+
+def test_a_filter_of_gunicorn_access_that_fails_is_reported_once_and_stops_no_request(
+    folder: Path, transport: str
+) -> None:
+    (folder / "gunicorn.conf.py").write_text(
+        FILTER.replace("record.getMessage()", 'record.args["r"]')
+    )
+    arguments = ["--access-logfile", "access", "--transport", transport]
+    with ServerProcess("served:app", *arguments, cwd=folder) as server:
+        ask(server, "/log", "/other")
+        lines = stopped(server)
+    [line] = [line for line in lines if "PEN-5010" in line]
+    assert "a filter of gunicorn.access raised TypeError" in line
 
 
 def test_a_configuration_that_logging_does_not_take_ends_the_start_with_its_reason(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -116,3 +117,20 @@ def test_the_fast_response_keeps_plain_heads_and_answers_all_as_the_full_one_doe
         if ours != theirs or error != expected or fast != case[-1]:
             wrong[name] = ours, theirs, holder, error, expected
     assert not wrong
+
+
+def test_a_traceback_begins_with_the_frame_of_the_application(tmp_path: Path) -> None:
+    pytest.importorskip("penstock._native")
+
+    def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        raise ValueError("the database is gone")
+
+    log = tmp_path / "log"
+    with penstock.running(application, transport="native", error_logfile=str(log)) as server:
+        with connect(server) as client:
+            client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert client.read_response().status == 500
+    _, traceback, first, *_, last = log.read_text().splitlines()
+    assert "Traceback" in traceback
+    assert first.endswith("in application")
+    assert last == "  ValueError: the database is gone"

@@ -1,15 +1,16 @@
-"""What is logged about header fields that do not reach the application."""
+"""What is logged about header fields that do not reach the application, or the client."""
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
+from wsgiref.types import StartResponse
 
 import pytest
 
 import penstock
 from penstock.wsgi.environ import DroppedFields, HeaderMap, client_environ
-from support.applications import hello
+from support.applications import Environ, hello
 from support.fake_exchange import Records, make_base
 from support.serving import connect, get
 
@@ -74,3 +75,20 @@ def test_each_server_logs_a_dropped_field_in_its_own_log(transport: str, tmp_pat
                     assert client.read_response().status == 200
         [line] = path.read_text().splitlines()
         assert "[WARNING] PEN-3210 the field x_token was dropped" in line
+
+
+def test_a_keep_alive_field_of_the_application_is_left_out_with_one_warning(
+    transport: str, tmp_path: Path
+) -> None:
+    def application(environ: Environ, start_response: StartResponse) -> list[bytes]:
+        start_response("200 OK", [("Keep-Alive", "timeout=5, max=100"), ("Content-Length", "0")])
+        return []
+
+    log = tmp_path / "log"
+    with penstock.running(application, transport=transport, error_logfile=str(log)) as server:
+        with connect(server) as client:
+            for _ in range(2):
+                client.send(get("/"))
+                assert client.read_response().header("Keep-Alive") is None
+    [line] = log.read_text().splitlines()
+    assert "[WARNING] PEN-3130 the application sent the field Keep-Alive, which was left" in line

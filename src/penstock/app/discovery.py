@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from penstock.app.callables import DEFAULT_NAMES
@@ -29,6 +29,23 @@ _MOST_BYTES = 1 << 20
 _MOST_FOLDERS = 200
 """Of the project's directory that are looked at."""
 
+_MOST_FILES = 50
+"""Of other names that are read, where no file with a usual name has an application."""
+
+
+def _listed(names: Sequence[str]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} or {last}"
+
+
+LOOKED_FOR = (
+    "manage.py of a Django project",
+    "FLASK_APP in the environment",
+    f"{_listed([f'{name}.py' for name in _MODULES])}, or __init__.py or wsgi.py of a package,",
+    "  with " + _listed([*DEFAULT_NAMES, "a Flask object", *(f"{each}()" for each in _FACTORIES)]),
+)
+"""What `discover` looks for, in lines for people."""
+
 
 @dataclass(frozen=True)
 class Discovery:
@@ -36,6 +53,8 @@ class Discovery:
 
     candidates: tuple[tuple[str, str], ...] = ()
     """Specifications, each with what it was found by, those of the best rank alone."""
+    suggestions: tuple[tuple[str, str], ...] = ()
+    """The same of files with other names: they may be tools or tests, so none is served unasked."""
 
     @property
     def only(self) -> tuple[str, str] | None:
@@ -45,6 +64,8 @@ class Discovery:
 
 def discover(directory: str, environ: Mapping[str, str]) -> Discovery:
     """Look for a Django project, for FLASK_APP, and for files with the usual names. Never raises.
+
+    `LOOKED_FOR` says the same to people.
 
     ``environ`` has FLASK_APP where that names the application.
     """
@@ -63,7 +84,10 @@ def discover(directory: str, environ: Mapping[str, str]) -> Discovery:
             packages.append((spec, f"{folder.name}/__init__.py"))
         elif spec := _application_in(folder / "wsgi.py", f"{folder.name}.wsgi"):
             packages.append((spec, f"{folder.name}/wsgi.py"))
-    return Discovery(tuple(packages))
+    if packages:
+        return Discovery(tuple(packages))
+    found = ((_application_in(here / f"{name}.py", name), f"{name}.py") for name in _others(here))
+    return Discovery(suggestions=tuple((spec, file) for spec, file in found if spec))
 
 
 def _django(here: Path) -> list[tuple[str, str]]:
@@ -166,6 +190,16 @@ def _defined(tree: ast.Module) -> tuple[set[str], dict[str, int]]:
             required += sum(1 for default in node.args.kw_defaults if default is None)
             functions[node.name] = required
     return assigned, functions
+
+
+def _others(here: Path) -> list[str]:
+    """Return the modules of a directory."""
+    try:
+        with os.scandir(here) as entries:
+            found = [entry.name[:-3] for entry in entries if entry.name.endswith(".py")]
+    except OSError:
+        return []
+    return sorted(name for name in found if name.isidentifier())[:_MOST_FILES]
 
 
 def _folders(here: Path) -> list[Path]:

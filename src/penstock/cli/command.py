@@ -89,8 +89,7 @@ def _run(arguments: Sequence[str]) -> int:
 
     application = typed.application or settings.application
     if application is None:
-        # root does not read what belongs to the workers' user.
-        application = None if settings.has_user and os.geteuid() == 0 else _discovered(environ)
+        application = _discovered(environ, settings)
     if application is None:
         return _USAGE_STATUS
     try:
@@ -173,18 +172,29 @@ def _read_settings(
     return settings
 
 
-def _discovered(environ: Mapping[str, str]) -> str | None:
+def _discovered(environ: Mapping[str, str], settings: Settings) -> str | None:
     """Return the application of the project in the current directory, and say what was found."""
-    from penstock.app.discovery import discover
+    from penstock.app.discovery import LOOKED_FOR, discover
     from penstock.cli.arguments import USAGE
 
-    found = discover(os.getcwd(), environ)
+    usage = f"Provide a WSGI application object as module:callable\nusage: {USAGE}\n"
+    if settings.has_user and os.geteuid() == 0:
+        # It reads nothing that belongs to the workers' user.
+        print_error(f"{usage}As root with --user the command looks for none.\n")
+        return None
+    here = os.getcwd()
+    found = discover(here, environ)
     if found.only is not None:
         spec, by = found.only
         print_error(f"penstock: no application was named: {by} has {spec}\n")
         return spec
-    print_error(f"Provide a WSGI application object as module:callable\nusage: {USAGE}\n")
-    for spec, by in found.candidates:
+    print_error(usage)
+    if not found.candidates:
+        looked_for = "".join(f"  {line}\n" for line in LOOKED_FOR)
+        print_error(f"{here} has none of these:\n{looked_for}")
+    if found.suggestions:
+        print_error("Other files have one:\n")
+    for spec, by in (*found.candidates, *found.suggestions):
         print_error(f"  penstock {spec}  ({by})\n")
     return None
 
@@ -261,42 +271,59 @@ def _serve(spec: str, settings: Settings) -> int:
 def _check(spec: str, settings: Settings) -> int:
     """Load all that a start loads, but bind no address: a server may be running on it."""
     from penstock.app.loading import load_application
-    from penstock.config.budgets import PER_CLIENT, budgets, facts, lowering_notice
-    from penstock.config.checks import check_journal_and_pid, chosen_transport, has_tls
+    from penstock.config.budgets import budgets, facts, lowering_notice
+    from penstock.config.checks import check_journal, chosen_transport, has_tls
     from penstock.config.identity import identity_of
-    from penstock.config.settings import OPTIONS
+    from penstock.control.server import check_services
     from penstock.edge.certificate_files import read_material
-    from penstock.listeners import addresses_of
+    from penstock.listeners import addresses_of, check_listeners
     from penstock.supervisor.logs import check_logs
     from penstock.system.pid_file import PidFile
     from penstock.system.privileges import become
     from penstock.worker.child import import_for
 
-    addresses_of(settings)
+    addresses = addresses_of(settings)
     transport = chosen_transport(settings)
     if has_tls(settings):
         read_material(settings, ())
-    check_journal_and_pid(settings)
+    check_journal(settings)
     identity = identity_of(settings)
+    check_listeners(addresses, identity)
+    if settings.pid is not None:
+        PidFile(settings.pid, settings.source_of("pid"), identity).check()
+    notices = check_services(settings) if settings.supervisor else []
     opened_by = check_logs(settings, identity)
     if identity is not None:  # root imports no application
         import_for(settings)
         become(identity, setuid_programs=settings.allow_setuid_programs)
-    if settings.pid is not None:
-        PidFile(settings.pid, settings.source_of("pid")).check_kind()
     load_application(spec)
-    lines = [
-        f"{spec} can be served on the {transport} transport with these settings:",
-        f"  (read from {', '.join(settings.files) or 'no file'})",
-    ]
+    computed = budgets(settings, facts(settings))
+    heading = f"{spec} can be served on the {transport} transport with these settings:"
+    print_out("\n".join([heading, *_shown_settings(settings, computed.reasons, opened_by), ""]))
+    lowered = lowering_notice(settings, computed)
+    for warning in (*settings.warnings, *notices, *([] if lowered is None else [lowered])):
+        say("warning", warning.render())
+    return 0
+
+
+def _shown_settings(
+    settings: Settings, reasons: Sequence[tuple[str, object, str]], opened_by: Mapping[str, str]
+) -> list[str]:
+    """Return the lines of ``--check`` about all settings.
+
+    ``reasons`` are those of the budgets, and ``opened_by`` says who opens each log.
+    """
+    from penstock.config.budgets import PER_CLIENT
+    from penstock.config.settings import OPTIONS
+
+    lines = [f"  (read from {', '.join(settings.files) or 'no file'})"]
     shown = {name: option.show(getattr(settings, name)) for name, option in OPTIONS.items()}
     left = max(map(len, shown))
     width = max(len(value) for value in shown.values() if len(value) < 40)
     for name, value in shown.items():
         lines.append(f"  {name:<{left}} = {value:<{width}}  ({settings.source_of(name)})")
-    computed = budgets(settings, facts(settings))
     lines.append("budgets of a worker, and max_spool for all of them:")
-    lines += [f"  {name:<{left}} = {value}: {because}" for name, value, because in computed.reasons]
+    lines += [f"  {name:<{left}} = {value}: {because}" for name, value, because in reasons]
     lines.append("what one client may take:")
     for name in PER_CLIENT:
         source = settings.source_of(name)
@@ -305,11 +332,7 @@ def _check(spec: str, settings: Settings) -> int:
     if opened_by:
         lines.append("who opens the logs:")
         lines += [f"  {name:<{left}} = {user}" for name, user in opened_by.items()]
-    print_out("\n".join([*lines, *settings.notes, ""]))
-    lowered = lowering_notice(settings, computed)
-    for warning in (*settings.warnings, *([] if lowered is None else [lowered])):
-        say("warning", warning.render())
-    return 0
+    return [*lines, *settings.notes]
 
 
 def _prepare_process(settings: Settings) -> None:

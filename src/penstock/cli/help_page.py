@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from itertools import groupby
 
 from penstock.cli.arguments import USAGE
 from penstock.cli.flags import Flag, all_flags
+from penstock.config.options import grouped
 
 _HELP_COLUMNS = 79
 _EPILOG = (
@@ -39,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="the application: module, module:callable, module:object.attribute or "
         "module:factory('argument', key=1)",
     )
-    for section, members in groupby(all_flags(), key=lambda flag: flag.section):
+    for section, members in grouped(all_flags(), lambda flag: flag.section).items():
         group = parser.add_argument_group(section) if section else parser
         for flag in members:
             _add(group, flag)

@@ -66,7 +66,8 @@ def check_places(settings: Settings, *, may_wait: bool = True) -> None:
     if not roots:
         _check_places_of_workers(settings)
         _check_log_directories(settings)
-        check_journal_and_pid(settings)
+        check_journal(settings)
+        _check_pid_directory(settings)
     elif may_wait and has_places_of_workers(settings):
         _check_as_user(settings)
 
@@ -172,11 +173,15 @@ def _check_log_directories(settings: Settings) -> None:
             raise bad_place(settings, name, path, "is a directory")
 
 
-def check_journal_and_pid(settings: Settings) -> None:
-    """Raise `SettingsError` for a journal that does not listen, or a pid file's lack of a place."""
+def check_journal(settings: Settings) -> None:
+    """Raise `SettingsError` for a journal that does not listen."""
     if settings.log_journal is not None and not os.path.exists(settings.log_journal):
         reason = "the journal does not listen there: systemd has none, or it is out of reach"
         raise bad_place(settings, "log_journal", settings.log_journal, reason)
+
+
+def _check_pid_directory(settings: Settings) -> None:
+    """Raise `SettingsError` for a pid file whose directory does not exist."""
     if settings.pid is not None and not os.path.isdir(os.path.dirname(settings.pid) or "."):
         raise bad_place(settings, "pid", settings.pid, "its directory does not exist")
 

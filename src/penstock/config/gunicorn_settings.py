@@ -167,7 +167,13 @@ _LOGS: Final = (
     _taken("errorlog", "--error-logfile --log-file", "error_logfile", "-"),
     _taken("loglevel", "--log-level", "log_level", "info"),
     _taken("capture_output", "--capture-output", "capture_output", False, takes="switch"),
-    _not_here("logger_class", "--logger-class", _LOGGING, "gunicorn.glogging.Logger"),
+    _not_here(
+        "logger_class",
+        "--logger-class",
+        "see {access_log_skip}, {access_logformat} and {log_config}; filters that post_fork adds "
+        "to the logger gunicorn.access count",
+        "gunicorn.glogging.Logger",
+    ),
     _taken("logconfig", "--log-config", "log_config", differs="also TOML and JSON"),
     _done("logconfig_dict", "", "applied in each process, with gunicorn's defaults", {}),
     _taken("logconfig_json", "--log-config-json", "log_config", instead="see {log_config}"),

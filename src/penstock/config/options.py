@@ -43,9 +43,24 @@ _MAPPED_BITS = 96
 _NETWORK = "an address or a network such as 10.0.0.0/8 or 2001:db8::/32, without bits beyond it"
 _FIELD_NAME = re.compile(r"[!#$%&'*+\-.^`|~0-9a-z]+")  # a token, without the underscore
 _FIELD_VALUE = re.compile(r"[!-+\--~]+")  # visible, and no comma, which separates values
+_ALL_MODES = 0o777
 _LONGEST_BURST_SECONDS = 24 * 3600.0
 _TRUTHS = {"true": True, "yes": True, "on": True, "1": True}
 _TRUTHS |= {"false": False, "no": False, "off": False, "0": False}
+
+
+class NotAllowed(ValueError):
+    """A value that is not allowed, where more than that is known."""
+
+    def __init__(self, value: object, hint: str = "") -> None:
+        """``value`` is the part that is wrong, and ``hint`` says what to write in its place."""
+        super().__init__(value)
+        self.value = value
+        self.hint = hint
+
+
+class Decimal(int):
+    """A number of a file that is written in decimal digits; a file mode is written ``0o660``."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +103,8 @@ class Option:
     """Any value but the default is refused together with ``--no-supervisor``."""
     is_file: bool = False
     """The value is the path of a file or directory, made absolute as the settings are read."""
+    is_mode: bool = False
+    """The value is a file mode or a mask for them, which people write in octal."""
     is_mapping: bool = False
     """The values are prefixes with directories, ``/assets=DIR``, made absolute in the same way."""
     secret: bool = False
@@ -131,6 +148,14 @@ def option(kind: Kind[T], default: T, **declaration: Any) -> T:
     """Declare an option as a dataclass field; ``declaration`` holds the fields of `Option`."""
     declared = Option(kind=kind, default=default, **declaration)
     return field(default=default, metadata={"option": declared})
+
+
+def grouped(items: Iterable[T], section: Callable[[T], str]) -> dict[str, list[T]]:
+    """Return the items by their sections, each section once, in the order of its first item."""
+    found: dict[str, list[T]] = {}
+    for item in items:
+        found.setdefault(section(item), []).append(item)
+    return found
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
@@ -471,7 +496,15 @@ def listing(item: Kind[str], least: int = 0, *, commas: bool = False) -> Kind[tu
             value = [part.strip() for entry in value for part in _text(entry).split(",")]
         if not isinstance(value, (list, tuple)) or len(value) < least:
             raise TypeError(value)
-        return tuple(item.convert(entry) for entry in value)
+        return tuple(map(convert_one, value))
+
+    def convert_one(entry: object) -> str:
+        try:
+            return item.convert(entry)
+        except NotAllowed:
+            raise
+        except (ValueError, TypeError):
+            raise NotAllowed(entry) from None
 
     def show(value: tuple[str, ...]) -> str:
         return ",".join(value) or "none"
@@ -504,7 +537,7 @@ def on_as(kind: Kind[T | None], instead: T) -> Kind[T | None]:
 
 def mode_mask() -> Kind[int]:
     """Return the kind of file mode masks: ``022`` and ``0o22`` are octal, ``18`` is decimal."""
-    return Kind("a file mode mask from 0 to 0o777", "MASK", _mode, lambda mask: f"0o{mask:03o}")
+    return Kind("a file mode mask such as 022", "MASK", _mode, lambda mask: f"0o{mask:03o}")
 
 
 def mode() -> Kind[int]:
@@ -522,10 +555,18 @@ def mode() -> Kind[int]:
 
 
 def _mode(value: object) -> int:
+    """Return a mode. Decimal digits that may be meant as octal ones are refused."""
+    written = isinstance(value, (str, Decimal)) or (type(value) is int and value > _ALL_MODES)
+    if written and re.fullmatch("[1-7][0-7]+", str(value)):
+        raise NotAllowed(
+            value,
+            f'write "0{value}" or 0o{value} if that is octal: as a decimal number it is '
+            f"0o{int(cast(str, value)):03o}",
+        )
     if isinstance(value, str):
         octal = re.fullmatch("0[0-7]+", value) is not None
         value = int(value, 8 if octal else 0)
-    return _within(_whole(value), 0, 0o777)
+    return _within(_whole(value), 0, _ALL_MODES)
 
 
 def show_size(count: int) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import groupby
-
-from penstock.config.options import Option
+from penstock.config.options import Option, grouped
 from penstock.config.settings import OPTIONS
 
 _INTRODUCTION = """\
@@ -33,8 +31,9 @@ The server refuses unknown names, values that are not allowed, and impossible co
 Keys of a file may be written with `-` or `_`. A list is an array in a file, a repeated flag, or
 text with commas in a variable. Lists are not merged: the list of the first source counts. Sizes are
 bytes, or have a unit: `kB`, `MB`, `GB`, `TB` (powers of 1000), `KiB`, `MiB`, `GiB`, `TiB` (powers
-of 1024). Times are seconds, or have a unit: `ms`, `s`, `m`, `h`. Variables that Kubernetes sets
-for a service called "penstock" (such as `PENSTOCK_SERVICE_HOST`) are ignored.
+of 1024). Times are seconds, or have a unit: `ms`, `s`, `m`, `h`. File modes are octal; in a TOML
+file they are text (`"0660"`) or begin with `0o`. Variables that Kubernetes sets for a service
+called "penstock" (such as `PENSTOCK_SERVICE_HOST`) are ignored.
 
 `penstock.serve(app, ...)` and `penstock.running(app, ...)` take the same settings by name, as
 Python values or as text. They read no file and no variable.
@@ -52,8 +51,10 @@ access_logfile = "-"
 
 def settings_page() -> str:
     """Return the page, in Markdown."""
-    parts = [_INTRODUCTION]
-    for section, members in groupby(OPTIONS.values(), key=lambda option: option.section):
+    sections = grouped(OPTIONS.values(), lambda option: option.section)
+    links = [f"[{name}](#{name.lower().replace(' ', '-')})" for name in sections]
+    parts = [_INTRODUCTION, f"Sections: {', '.join(links)}.\n"]
+    for section, members in sections.items():
         parts.append(f"## {section}\n")
         parts.extend(_entry(option) for option in members)
     return "\n".join(parts)

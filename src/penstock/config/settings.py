@@ -195,6 +195,7 @@ class Settings:
         word_or(_AUTO, mode()),
         _AUTO,
         section="Listening",
+        is_mode=True,
         also_called=("chmod_socket", "unix_socket_perms", "uds_permissions"),
         help="Mode of the paths of unix sockets, such as 660; auto is 777 without the bits of "
         '--umask. In a TOML file it is text ("660") or begins with 0o (0o660).',
@@ -602,8 +603,10 @@ class Settings:
         None,
         section="Application",
         extra_flags=("-m",),
+        is_mode=True,
         command_only=True,
-        help="Mask for the modes of new files and unix sockets: 022 is octal, 18 is decimal.",
+        help="Mask for the modes of new files and unix sockets: 022 is octal, 18 is decimal. In a "
+        'TOML file it is text ("022") or begins with 0o (0o022).',
         reason="The process keeps the mask that it was started with.",
     )
 
@@ -693,7 +696,8 @@ class Settings:
         also_called=("limit_conn", "limit_conn_per_ip"),
         help="Open connections of one client to a worker; further ones are closed at once. A "
         "client is an IPv4 address, or a /64 network of IPv6: that of the socket, or of the PROXY "
-        "header. There is no limit for the proxies of forwarded_allow_ips. 0 means no limit.",
+        "header. There is no limit for the proxies of forwarded_allow_ips: by default these are "
+        "all clients of the same machine, also in a test. 0 means no limit.",
         reason="Behind a proxy that forwarded_allow_ips does not name, all clients have one "
         "address. On the open internet, 100 is enough for a browser, and for some hundred people "
         "behind one address.",

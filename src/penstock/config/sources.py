@@ -14,7 +14,7 @@ from typing import Any
 
 from penstock import messages
 from penstock.config.checks import check_possible, with_absolute_paths
-from penstock.config.options import Option, integer, nearest
+from penstock.config.options import Decimal, NotAllowed, Option, integer, nearest
 from penstock.config.other_servers import Spelling, explain
 from penstock.config.settings import OPTIONS, Settings
 from penstock.config.trust import Trust
@@ -34,6 +34,9 @@ _SIZE_OF_OTHERS = re.compile(r"[0-9.]+[KMGT]")
 """``10M``, which other programs take for either of two sizes."""
 
 _TABLES = re.compile(rb"^\[tool\.([A-Za-z0-9_-]+)\]", re.MULTILINE)
+
+_OLD_OCTAL = re.compile(rb"^[^#\n]*=\s*0[0-7]+\s*(?:#|$)", re.MULTILINE)
+"""``umask = 022``, which is an octal number elsewhere."""
 
 FIRST_PASSED_DESCRIPTOR = 3
 """SD_LISTEN_FDS_START of sd_listen_fds(3)."""
@@ -161,6 +164,12 @@ def build(given: Given, warnings: Iterable[Notice]) -> Settings:
         )
         values["preload"] = False
         sources["preload"] = f"left out because of reload, from {sources['reload']}"
+    if both := set(values.get("allow", ())) & set(values.get("deny", ())):
+        warnings.append(
+            messages.ALLOWED_AND_DENIED.notice(
+                networks=", ".join(sorted(both)), allow=sources["allow"], deny=sources["deny"]
+            )
+        )
     settings = Settings(**values, sources=sources, warnings=tuple(warnings))
     check_possible(settings)
     return settings
@@ -170,6 +179,8 @@ def convert(option: Option, value: object, source: str) -> Any:
     """Return a given value, converted. Raises `SettingsError` if it is not allowed."""
     try:
         return option.kind.convert(value)
+    except NotAllowed as error:
+        raise bad_value(option.name, error.value, source, option.kind.allowed, error.hint) from None
     except (ValueError, TypeError):
         if value == "" and source == option.variable:
             # On many platforms it is easy to empty a variable instead of unsetting it.
@@ -196,13 +207,11 @@ def unknown(what: str, name: str, options: Options, spelling: Spelling) -> Setti
     return SettingsError(f"unknown {what}{hint}")
 
 
-def bad_value(name: str, value: object, source: str, allowed: str) -> SettingsError:
-    """Return the error for a value that is not allowed."""
-    hint = ""
+def bad_value(name: str, value: object, source: str, allowed: str, hint: str = "") -> SettingsError:
+    """Return the error for a value that is not allowed; ``hint`` says what to write instead."""
+    hint = f"; {hint}" if hint else ""
     if allowed.startswith("a size") and _SIZE_OF_OTHERS.fullmatch(str(value)):
         hint = f"; {value}B is a power of 1000, {value}iB one of 1024"
-    if "a file mode such as" in allowed and type(value) is int:
-        hint = "; a number of TOML is decimal: write it as text, or with 0o in front"
     return SettingsError(
         f"bad value {value!r} for {name} (from {source}): allowed is {allowed}{hint}"
     )
@@ -227,17 +236,33 @@ def _read_table(path: str, in_project: bool) -> Mapping[str, object] | None:
             return None  # most projects: no time to parse it, and no error for their mistakes
         import tomllib
 
-        table: Any = tomllib.loads(content.decode())
+        text = content.decode()
+        table: Any = tomllib.loads(text)
     except OSError as error:
         raise SettingsError(f"cannot read the settings file {path}: {error.strerror}") from None
     except ValueError as error:  # not TOML, or not UTF-8
-        raise SettingsError(f"the settings file {path} is not valid TOML: {error}") from None
+        hint = "; an octal number begins with 0o" if _OLD_OCTAL.search(content) else ""
+        raise SettingsError(f"the settings file {path} is not valid TOML: {error}{hint}") from None
     if in_project:
         tool = table.get("tool")
         table = tool.get("penstock") if isinstance(tool, dict) else None
         if table is not None and not isinstance(table, dict):
             raise SettingsError(f"tool.penstock in {path} is not a table")
-    return table  # type: ignore[no-any-return]
+    return _with_decimals(table, text) if table else table
+
+
+def _with_decimals(table: dict[str, object], text: str) -> dict[str, object]:
+    """Return a table in which the file modes that the text has in decimal digits are `Decimal`.
+
+    Of a number the parser of TOML leaves its value alone: 440 and 0o670 are the same then.
+    """
+    for key, value in table.items():
+        option = OPTIONS.get(key.replace("-", "_"))
+        if option is None or not option.is_mode or type(value) is not int:
+            continue
+        if re.search(rf"^[^#\n]*\b{key}[\"']?\s*=\s*\+?{value}(?![\w.])", text, re.MULTILINE):
+            table = {**table, key: Decimal(value)}
+    return table
 
 
 def _misspelt_table(project: str) -> str | None:

@@ -18,7 +18,13 @@ from typing import Any
 
 from penstock.control.address import Peer, overflow_uid, peer_of, socket_path
 from penstock.control.commands import COMMAND_FIELD, HOST
-from penstock.control.directories import SUFFIX, Directory, NotPrivate, of_client
+from penstock.control.directories import (
+    SUFFIX,
+    Directory,
+    NotPrivate,
+    of_client,
+    why_replaceable,
+)
 from penstock.control.socket_file import reach
 from penstock.records import dataclass
 
@@ -220,8 +226,9 @@ def _connect_in(directory: int, address: str, timeout: float) -> socket.socket:
     """Do so for a socket in a directory that is open."""
     folder, entry = os.path.split(address.removeprefix("unix:"))
     around = os.fstat(directory)
-    if around.st_mode & stat.S_IWOTH and not around.st_mode & stat.S_ISVTX:
-        raise CannotReach(f"refused to use {address}: any user can replace it in its directory")
+    # Whom else to trust, the server's process says once there is a connection.
+    if reason := why_replaceable(around, around.st_uid):
+        raise CannotReach(f"refused to use {address}: {reason}")
     try:
         status = os.stat(entry, dir_fd=directory, follow_symlinks=False)
     except OSError as error:
@@ -230,15 +237,17 @@ def _connect_in(directory: int, address: str, timeout: float) -> socket.socket:
         raise CannotReach(f"cannot connect to {address}: it is not a socket")
     sock = _connected(reach(directory, folder, entry), address, timeout)
     with _closed_on_failure(sock):
-        _check_server(address, peer_of(sock), around.st_uid, status.st_uid)
+        _check_server(address, peer_of(sock), around, status.st_uid)
     return sock
 
 
-def _check_server(address: str, peer: Peer | None, around: int | None, file: int | None) -> None:
+def _check_server(
+    address: str, peer: Peer | None, around: os.stat_result | None, file: int | None
+) -> None:
     """Check that a server is root's or this user's, or, for root, that all of it is one user's.
 
-    ``around`` and ``file`` are the owners of the directory and of the socket; None for an abstract
-    name, which any user can take. Raises `CannotReach`.
+    ``around`` is the status of the directory, and ``file`` the owner of the socket; None for an
+    abstract name, which any user can take. Raises `CannotReach`.
     """
     own, refused = os.geteuid(), f"refused to use {address}"
     if peer is None:
@@ -264,8 +273,8 @@ def _check_server(address: str, peer: Peer | None, around: int | None, file: int
             raise CannotReach(
                 f"{refused}: it belongs to user {file}, and its server is that of user {peer.uid}"
             )
-    if around is not None and around not in (0, own, peer.uid):
-        raise CannotReach(f"{refused}: its directory belongs to user {around}")
+    if around is not None and (reason := why_replaceable(around, own, peer.uid)):
+        raise CannotReach(f"{refused}: {reason}")
 
 
 def _connected(target: str, address: str, timeout: float) -> socket.socket:

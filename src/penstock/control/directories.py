@@ -86,6 +86,18 @@ class Directory:
         return descriptor
 
 
+def why_replaceable(status: os.stat_result, *trusted: int) -> str:
+    """Return why a user who is not trusted can replace a socket in a directory; empty if none can.
+
+    ``status`` is that of the directory, and ``trusted`` are ids of users; root is trusted.
+    """
+    if status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX:
+        return "any user can replace it in its directory"
+    if status.st_uid not in (0, *trusted):
+        return f"its directory belongs to user {status.st_uid}"
+    return ""
+
+
 def _make(name: str, parent: int) -> None:
     before = os.umask(0o077)
     try:

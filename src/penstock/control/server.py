@@ -7,7 +7,8 @@ the probes of a process manager. docs/control.md describes both.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from penstock import messages
@@ -16,13 +17,14 @@ from penstock.control.access import Access, Place
 from penstock.control.address import AUTO, OFF, socket_path
 from penstock.control.answers import ControlSocket, Probes
 from penstock.control.connection import ADMIN_BACKLOG, BACKLOG, Service
-from penstock.control.directories import NotPrivate, name_of, of_server
+from penstock.control.directories import NotPrivate, name_of, of_server, why_replaceable
 from penstock.control.socket_file import (
     LOCK_SECONDS,
     Passed,
     SocketFile,
     adopt,
     cannot_listen,
+    check_path,
     is_name_of,
     open_in,
     open_path,
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 
     from penstock.config.settings import Settings
     from penstock.control.commands import Handle
+    from penstock.messages import Notice
 
 SERVICES = ("control", "admin")
 """The services, each named as the setting that gives its address."""
@@ -313,14 +316,53 @@ def _bind(wanted: Wanted, logger: logging.Logger, patience: float) -> Listener |
     if path.startswith("\0"):
         [listener] = bind_listeners(["unix:@" + path[1:]])
         return listener
+    with _at_path(wanted, path):
+        opened = open_path(path, wanted.backlog, patience)
+    if notice := _distrust(wanted, os.fstat(opened.directory)):
+        notice.log(logger)
+    return opened
+
+
+def check_services(settings: Settings) -> list[Notice]:
+    """Raise the `ListenError` of a start, as far as it is known without binding.
+
+    Return the warnings of a start. Where ``auto`` has its socket is known when it is made.
+    """
+    notices = []
+    for wanted in wanted_by(settings, settings.name).values():
+        path = None if wanted.is_auto else _path_in(wanted)
+        if path is None or path.startswith("\0"):
+            continue
+        with _at_path(wanted, path):
+            check_path(path)
+            around = os.stat(os.path.dirname(os.path.abspath(path)))
+        if notice := _distrust(wanted, around):
+            notices.append(notice)
+    return notices
+
+
+@contextmanager
+def _at_path(wanted: Wanted, path: str) -> Iterator[None]:
+    """Refuse a path that others than root can change, where that matters.
+
+    An OSError of the block becomes a `ListenError`.
+    """
     try:
         found = _changeable_by_others(path) if wanted.roots_alone else None
         if found is None:
-            return open_path(path, wanted.backlog, patience)
+            yield
+            return
         reason = f"others than root can change {found}; with --user, take a directory of root's"
     except OSError as error:
         reason = reason_of(error)
     raise cannot_listen(wanted.text, reason, wanted.setting)
+
+
+def _distrust(wanted: Wanted, around: os.stat_result) -> Notice | None:
+    """Return the warning that penstockctl refuses a socket because of its directory, if it does."""
+    if wanted.setting != "control" or not (reason := why_replaceable(around, os.geteuid())):
+        return None
+    return messages.CONTROL_SOCKET_REPLACEABLE.notice(address=wanted.text, reason=reason)
 
 
 def _changeable_by_others(path: str) -> Entry | None:
@@ -342,7 +384,7 @@ def _path_in(wanted: Wanted) -> str | None:
     Raises `ListenError`.
     """
     if wanted.setting == "admin":
-        return parse_address(wanted.text).path
+        return parse_address(wanted.text, "--admin").path
     try:
         return socket_path(wanted.text)
     except ValueError as error:

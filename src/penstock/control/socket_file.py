@@ -21,8 +21,9 @@ from itertools import islice
 
 from penstock.control.directories import SUFFIX, Directory
 from penstock.errors import ListenError
-from penstock.listeners import Address, Listener
+from penstock.listeners import LONGEST_PATH_BYTES, TOO_LONG, Address, Listener
 from penstock.records import dataclass
+from penstock.system.temporary_files import temporary_file
 
 LOCK_SECONDS = 0.3
 """How long the start of a server waits for another one that makes its socket in the same directory.
@@ -175,7 +176,7 @@ def open_path(path: str, backlog: int, patience: float = LOCK_SECONDS) -> Socket
     """
     path = os.path.abspath(path)
     folder, entry = os.path.split(path)
-    directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    directory = _open_folder(folder)
     try:
         with _locked(directory, patience) as alone:
             try:
@@ -190,11 +191,38 @@ def open_path(path: str, backlog: int, patience: float = LOCK_SECONDS) -> Socket
         raise
 
 
-def _clear(directory: int, folder: str, entry: str, alone: bool) -> None:
-    """Remove the socket of a server that has ended. Raises OSError for all else."""
+def check_path(path: str) -> None:
+    """Raise the OSError of `open_path`, as far as it is known without a socket.
+
+    A server that runs may have its socket at the path. It makes a file without a name beside it.
+    """
+    folder, entry = os.path.split(os.path.abspath(path))
+    directory = _open_folder(folder)
+    try:
+        if len(os.fsencode(reach(directory, folder, entry))) > LONGEST_PATH_BYTES:
+            raise OSError(TOO_LONG)
+        with suppress(FileNotFoundError):
+            _status_of_socket(directory, entry)
+        temporary_file(folder).close()
+    finally:
+        os.close(directory)
+
+
+def _open_folder(folder: str) -> int:
+    return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _status_of_socket(directory: int, entry: str) -> os.stat_result:
+    """Return the status of a socket. Raises OSError for all else."""
     status = os.stat(entry, dir_fd=directory, follow_symlinks=False)
     if not stat.S_ISSOCK(status.st_mode):
         raise OSError(errno.EEXIST, "the path exists and is not a socket")
+    return status
+
+
+def _clear(directory: int, folder: str, entry: str, alone: bool) -> None:
+    """Remove the socket of a server that has ended. Raises OSError for all else."""
+    status = _status_of_socket(directory, entry)
     if not alone:
         raise OSError(errno.EAGAIN, "another server has locked its directory")
     if not is_dead(directory, folder, entry):
@@ -230,7 +258,7 @@ def adopt(passed: Passed) -> Listener | SocketFile:
             with suppress(OSError):  # without /proc; it is for people only
                 folder = os.readlink(f"/proc/self/fd/{directory}")
         else:
-            directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            directory = _open_folder(folder)
     except BaseException:
         sock.detach()
         raise
@@ -268,7 +296,7 @@ def is_dead(directory: int, folder: str, entry: str) -> bool:
 def reason_of(error: OSError) -> str:
     """Return why a socket cannot be made, for people."""
     if error.errno is None:  # "AF_UNIX path too long" is Python's own
-        return "the path is too long for a unix socket"
+        return TOO_LONG
     if error.errno in (errno.EEXIST, errno.EADDRINUSE) and error.strerror:
         known = os.strerror(error.errno)
         return _REASONS[errno.EADDRINUSE] if error.strerror == known else error.strerror

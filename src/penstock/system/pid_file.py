@@ -17,7 +17,7 @@ from penstock.errors import SettingsError
 from penstock.system.as_user import Change, HelperError, Work, wait_for
 from penstock.system.paths import find
 from penstock.system.privileges import COMMAND_NAME
-from penstock.system.temporary_files import named_file
+from penstock.system.temporary_files import named_file, temporary_file
 
 if TYPE_CHECKING:
     from penstock.system.privileges import Identity
@@ -178,12 +178,19 @@ class PidFile:
             self._check_free(path)
         self._write(path)
 
-    def check_kind(self) -> None:
-        """Raise `SettingsError` if what is at the path is no pid file, and must stay.
+    def check(self) -> None:
+        """Raise the `SettingsError` of `create`, as far as it is known without writing the file.
 
-        It opens the file by its name, with the rights of the caller.
+        The file may be that of a server that runs. It makes a file without a name beside it.
         """
+        self._do(self.path, self._check)
+
+    def _check(self) -> None:
         self._check_kind(self.path)
+        try:
+            temporary_file(os.path.dirname(self.path)).close()
+        except OSError as error:
+            raise self._cannot_write(self.path, error.strerror) from None
 
     def _check_kind(self, path: str) -> None:
         if kind := _not_a_pid_file(path):

@@ -110,6 +110,11 @@ class AccessLog:
             self.line_format = None
 
     @property
+    def has_daemons(self) -> bool:
+        """Whether syslog or the journal gets the lines."""
+        return bool(self._daemons)
+
+    @property
     def dropped(self) -> int:
         """How many lines were lost so far."""
         return self._sink.dropped
@@ -132,10 +137,18 @@ class AccessLog:
                 self._sink.count_dropped(1)
         if self.log_to is not None:
             for line in "".join(lines).splitlines():
-                self.log_to.info("%s", line)
+                reason = self._log(self.log_to, line) or reason
         elif lines and not self._sink.write("".join(lines), patience=patience):
             reason = self._sink.failure
         self._report(reason)
+
+    def _log(self, logger: logging.Logger, line: str) -> str:
+        """Give a line to a logger; return why it is lost, if it is."""
+        try:
+            logger.info("%s", line)
+        except Exception as error:  # of a filter, which may look for what gunicorn's records have
+            return f"a filter of {logger.name} raised {type(error).__name__}: {error}"
+        return ""
 
     def _unsent(
         self, batch: Sequence[RequestFinished | str], deadline: float

@@ -53,6 +53,16 @@ class ServerLogger(logging.Logger):
     """
 
     @property
+    def error_log(self) -> logging.Logger:
+        """``gunicorn.error``, as the logger of gunicorn's hooks has it."""
+        return logging.getLogger("gunicorn.error")
+
+    @property
+    def access_log(self) -> logging.Logger:
+        """``gunicorn.access``, as the logger of gunicorn's hooks has it."""
+        return logging.getLogger("gunicorn.access")
+
+    @property
     def disabled(self) -> bool:
         """Always False; setting it has no effect."""
         return False

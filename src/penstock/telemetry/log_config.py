@@ -72,6 +72,22 @@ class ToErrorLog(logging.Handler):
             sys.stderr.write(f"{self.format(record)}\n")
 
 
+class ToGunicornsError(logging.Handler):
+    """Passes records of the server to ``gunicorn.error``, under whose name they go on.
+
+    What is written for gunicorn goes by that name: filters, formats with ``%(name)s``, and programs
+    that read the logs.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Pass the record on, if its level is one of that logger's."""
+        error = logging.getLogger(ERROR)
+        if error.isEnabledFor(record.levelno):
+            record = copy.copy(record)
+            record.name = ERROR
+            error.handle(record)
+
+
 class ToAccessLog(logging.Handler):
     """Passes the text of records to the access log of this process, where there is one."""
 
@@ -101,11 +117,19 @@ def write_access_by(write: Callable[[str], object]) -> None:
             handler.write = write
 
 
-def access_logger() -> logging.Logger | None:
-    """Return the logger that a configuration gives the lines of the access log to, if any."""
+def access_logger(*, has_daemons: bool) -> logging.Logger | None:
+    """Return the logger that is to take the lines of the access log, if any.
+
+    That is one to which a configuration has given handlers, or ``gunicorn.access`` where a file or
+    the application has given it filters: its handler passes what they leave to the access log.
+    Where that ``has_daemons`` these have each line already, and would get it again.
+    """
     for name in (f"{SERVER}.access", ACCESS):
         logger = logging.getLogger(name)
-        if logger.handlers and not isinstance(logger.handlers[0], ToAccessLog):
+        if not logger.handlers:
+            continue
+        leads_back = isinstance(logger.handlers[0], ToAccessLog)
+        if not leads_back or (logger.filters and not has_daemons):
             return logger
     return None
 
@@ -113,7 +137,7 @@ def access_logger() -> logging.Logger | None:
 def configure(settings: Settings) -> None:
     """Apply `log_config`, and a ``logconfig_dict`` of a gunicorn.conf.py, to this process.
 
-    The logger ``penstock`` has the handlers of ``gunicorn.error`` then, where those alone are
+    The messages of the logger ``penstock`` go to ``gunicorn.error`` then, where that alone is
     configured. Root with workers of another user applies none: a handler opens its file by a name,
     and that user may have put a link there. Raises `SettingsError` for a configuration that
     ``logging`` does not take.
@@ -158,10 +182,13 @@ def _with_defaults(given: object) -> dict[str, Any]:
 
 def _let_server_use(own: list[logging.Handler], source: str) -> None:
     server, error = logging.getLogger(SERVER), logging.getLogger(ERROR)
+    for logger in (error, logging.getLogger(ACCESS)):
+        if not logger.handlers and logger.hasHandlers():
+            # Configured without handlers of its own: it shows, and those of the root have all.
+            logger.handlers = [logging.NullHandler()]
     named = error.handlers and not isinstance(error.handlers[0], ToErrorLog)
     if named and server.handlers == own:
-        server.handlers = list(error.handlers)
-        server.propagate = error.propagate
+        server.handlers = [ToGunicornsError()]
     server.debug("the configuration of logging was applied: %s", source)
 
 

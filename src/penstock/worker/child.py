@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from penstock import messages
 from penstock.app.loading import SpecError
-from penstock.compat.gunicorn.hooks import Hooks, WorkerOfServer
+from penstock.compat.gunicorn.hooks import Hooks, WorkerOfServer, show_application
 from penstock.errors import PenstockError
 from penstock.listeners import kept_from_children
 from penstock.records import dataclass
@@ -255,12 +255,14 @@ class _Child:
         self._worker.set_up_spans()
         outlive_parent()
         self._facade.booted = True
+        show_application(application, assignment.server, self._facade)
         # Only now: signal handlers that it set while it was imported would keep orders out.
         self._signals = Signals(FROM_OUTSIDE)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._signals, selectors.EVENT_READ)
         self._selector.register(self._channel, selectors.EVENT_READ)
         self._call_hook("post_worker_init", self._facade)
+        self._worker.choose_access_logger()
         keep_what_is_loaded()
         self._worker.manage_garbage()
         # 4. Report that, and serve when ordered: a new generation starts to serve all at once.

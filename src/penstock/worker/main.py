@@ -105,6 +105,7 @@ def serve_until_stopped(
             # Handlers and log stay to the end: signals may still come, and threads that were cut
             # off may log something.
             undo.pop_all()
+            worker.choose_access_logger()
             keep_what_is_loaded()
             worker.manage_garbage()
 

@@ -393,10 +393,17 @@ class Worker:
         self.logger.addHandler(LogCounts(self._count_message))
         if self.access_log is not None:
             write_access_by(self.access_log.write_text)
-            self.access_log.log_to = access_logger()
         self._captures_output = self.settings.capture_output
         if self._captures_output:
             self.error_log.capture_output()
+
+    def choose_access_logger(self) -> None:
+        """Have a logger take the lines of the access log, where one is configured or has filters.
+
+        For a process of the server's own, once the application is loaded, and before `start`.
+        """
+        if self.access_log is not None:
+            self.access_log.log_to = access_logger(has_daemons=self.access_log.has_daemons)
 
     def manage_garbage(self) -> None:
         """Have Python's garbage collector run when the settings want it.

@@ -196,12 +196,14 @@ class Gateway:
         ``result`` is what the application had returned before that. For native code, which handles
         no exception: what runs now may look for it, as `handle` lets it.
         """
+        traceback = error.__traceback__
         try:
             raise error
         except BaseException:
+            error.__traceback__ = traceback  # without this frame, which is no place of the fault
             self._fail(exchange, response, body, error, result)
         finally:
-            del error  # its traceback has this frame
+            del error, traceback  # of frames, which may hold much
 
     def _fail(
         self,

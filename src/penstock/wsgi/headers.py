@@ -33,11 +33,11 @@ _LENGTH = re.compile(r"[0-9]{1,18}")
 # Kinds of field name. Only the server decides about the connection and its framing: fields of an
 # application would break them (RFC 9110, section 7.6.1; PEP 3333, "Other HTTP Features"). Many come
 # with the response of another server that an application passes on.
-_PLAIN, _CONTENT_LENGTH, _CONNECTION, _DROPPED, _REPORTED = range(5)
+_PLAIN, _CONTENT_LENGTH, _CONNECTION, _REPORTED = range(4)
 _SPECIAL = {
     "content-length": _CONTENT_LENGTH,
     "connection": _CONNECTION,
-    "keep-alive": _DROPPED,
+    "keep-alive": _REPORTED,
     "proxy-authenticate": _REPORTED,
     "proxy-authorization": _REPORTED,
     "te": _REPORTED,

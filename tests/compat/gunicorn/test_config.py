@@ -556,6 +556,8 @@ class Worker(ThreadWorker):
     pass
 worker_class = Worker if issubclass(HaltServer, Exception) else None
 CONFIG_DEFAULTS["loggers"]["gunicorn.error"]["level"] = "ERROR"
+from gunicorn.config import Postfork
+post_fork = Postfork.post_fork
 threads = 3
 """
     for _ in range(2):

@@ -24,6 +24,7 @@ from penstock.compat.gunicorn.hooks import (
     Server,
     WorkerOfServer,
     checked_hook,
+    show_application,
 )
 from penstock.config.gunicorn_settings import HOOKS
 from penstock.config.settings import Settings
@@ -140,6 +141,8 @@ def post_fork(server, worker):
         ("server.SIG_NAMES[1]", "signal.Signals(number).name"),
         ("server.no_such", "server.no_such does not exist in Penstock"),
         ("worker.tmp.last_update()", "workers write no heartbeat files"),
+        ("server.app.wsgi()", "worker.app.callable is there from post_worker_init on"),
+        ("worker.wsgi(None, None)", "a worker loads the application after post_fork"),
     ],
 )
 def test_what_gunicorns_objects_have_alone_is_an_error_that_names_it(
@@ -148,6 +151,23 @@ def test_what_gunicorns_objects_have_alone_is_an_error_that_names_it(
     hooks = hooks_of(tmp_path, f"def child_exit(server, worker):\n    {hook}\n")
     assert not hooks.call("child_exit", server_of(log), worker_of(log), logger=log.logger)
     assert said in log.text
+
+
+def test_the_application_is_there_once_it_is_loaded(tmp_path: Path, log: Log) -> None:
+    hooks = hooks_of(
+        tmp_path,
+        """
+def worker_exit(server, worker):
+    assert worker.app.callable is worker.app.wsgi() is worker.wsgi is server.app.wsgi()
+    worker.app.callable("cleaned up")
+""",
+    )
+    called: list[str] = []
+    application: Any = called.append
+    server, worker = server_of(log), worker_of(log)
+    show_application(application, server, worker)
+    assert hooks.call("worker_exit", server, worker, logger=log.logger), log.text
+    assert called == ["cleaned up"]
 
 
 def test_server_and_worker_have_what_hooks_of_real_files_call(tmp_path: Path, log: Log) -> None:

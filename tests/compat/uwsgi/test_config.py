@@ -105,6 +105,7 @@ def test_every_option_is_in_one_row() -> None:
         ("limit-post = 1000", "max_body", 1000),
         ("limit-post = 0", "max_body", 1 << 30),
         ("http-keepalive = 30", "keep_alive", 30.0),
+        ("so-send-timeout = 90", "write_timeout", 90.0),
         ("http-keepalive", "keep_alive", 75.0),
         ("disable-logging = true", "access_logfile", None),
         ("log-5xx = true", "access_logfile", "-"),
@@ -115,6 +116,39 @@ def test_every_option_is_in_one_row() -> None:
         ("daemonize = /var/log/x.log", "error_logfile", "/var/log/x.log"),
         ("logto = /dev/stdout", "error_logfile", "-"),
         ('logformat = %(addr) "%(method)" 5%', "access_logformat", '%(h)s "%(m)s" 5%%'),
+        (
+            "log-format = %(cl) %(var.HTTP_X_ID)",
+            "access_logformat",
+            "%({CONTENT_LENGTH}e)s %({HTTP_X_ID}e)s",
+        ),
+        ("logformat = %(addr) %(switches)!", "access_logformat", "%(h)s -!"),
+        ("logformat = [%(ltime)] %(secs)", "access_logformat", "%(t)s %(L)s"),
+        ("logger = file:logfile=/var/x.log,maxsize=5", "error_logfile", "/var/x.log"),
+        ("logger = app stdio", "error_logfile", "-"),
+        ("logger-req = stdio:", "access_logfile", "-"),
+        ("route = ^/healthz$ donotlog:", "access_log_skip", ("/healthz",)),
+        ("route = ^/health/? donotlog:", "access_log_skip", ("/health*",)),
+        ("route = ^/health/?$ donotlog:", "access_log_skip", ("/health", "/health/")),
+        ("route = ^/health/ donotlog:", "access_log_skip", ("/health/*",)),
+        ("route = ^/static/.* donotlog:", "access_log_skip", ("/static/*",)),
+        ("route = ^/(live|v1\\.0/ready)$ donotlog:", "access_log_skip", ("/live", "/v1.0/ready")),
+        ("route = ^/a$ donotlog:\nroute = ^/b$ donotlog:", "access_log_skip", ("/a", "/b")),
+        ("disable-logging = 1\nlog-5xx = 1", "access_logfile", "-"),
+        (
+            "disable-logging = 1\nlog-4xx = 1\nlog-5xx = 1",
+            "access_log_skip",
+            ("* 1xx", "* 2xx", "* 3xx"),
+        ),
+        ("disable-logging = 1\nlog-5xx = 0", "access_logfile", None),
+        ("log-5xx = 1", "access_log_skip", ()),
+        ("disable-logging = 1\nlog-slow = 500", "access_log_slow", 0.5),
+        ("disable-logging = 1\nlog-slow = 500\nlogto = /x.log", "access_logfile", "/x.log"),
+        ("log-slow = 500", "access_log_slow", 0.0),
+        ("static-map = /s=/srv/s\nstatic-expires = /* 7776000", "static_max_age", 7776000.0),
+        ("static-map = /s=/srv/s\nstatic-expires = /srv/.*$=60", "static_max_age", 60.0),
+        ("static-map = /s=/srv/s\nstatic-expires = /srv/s/* 9", "static_max_age", 9.0),
+        ("static-map = /s=/srv/s\nstatic-expires = /* 31557600", "static_max_age", 31536000.0),
+        ("static-map = /s=/srv/s\nstatic-expires = /other/* 9", "static_max_age", 60.0),
         ("enable-proxy-protocol = true", "proxy_protocol", "auto"),
         ("mount = /shop=shop:app", "script_name", "/shop"),
         ("mount = /=shop:app", "script_name", ""),
@@ -201,7 +235,13 @@ def test_several_mounted_applications_are_refused_with_what_to_do(tmp_path: Path
         ("virtualenv = /srv/venv", "install penstock into the environment"),
         ("daemonize = /var/log/x.log", "systemd"),
         ("logger = syslog", "see error_logfile"),
-        ("logformat = %(switches)", "access_logformat"),
+        ("logformat = %(switches)", "a line has - there: see access_logformat"),
+        ("envdir = /srv/env", "see env_file"),
+        ("optimize = 1", "PYTHONOPTIMIZE"),
+        ("route = ^/old/(.*) redirect:/new/$1", "nginx or the application"),
+        ("route = ^/a[bc] donotlog:", "nginx or the application"),
+        ("route = /static donotlog:", "nginx or the application"),
+        ("static-expires = /* 9", "see static_max_age"),
         ("whatever = 1", "nothing of that name"),
     ],
 )
@@ -209,6 +249,19 @@ def test_an_option_that_is_lost_is_warned_of_with_what_to_use(
     tmp_path: Path, text: str, hint: str
 ) -> None:
     assert hint in warned_of(load(tmp_path, text), text.partition(" ")[0])
+
+
+def test_lines_of_a_file_that_are_no_variables_are_left_out_as_there(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("A=1\n\n# a comment\nB=x y\nC\n")
+    settings = load(tmp_path, "for-readline = .env\nenv = %(_)\nendfor =")
+    assert settings.env == ("A=1", "B=x y")
+    assert "'C'" in warned_of(settings, "env")
+
+
+def test_a_graceful_stop_at_sigterm_needs_no_warning(tmp_path: Path) -> None:
+    text = "hook-master-start = unix_signal:15 gracefully_kill_them_all"
+    assert not warnings(load(tmp_path, text))
+    assert warnings(load(tmp_path, "hook-master-start = exec:migrate"))
 
 
 def test_the_environment_that_the_server_runs_in_needs_no_warning(tmp_path: Path) -> None:

@@ -70,6 +70,12 @@ def test_names_in_parentheses_stand_for_options_and_are_reckoned_with(tmp_path: 
     ]
 
 
+def test_a_number_can_be_the_first_that_is_reckoned_with(tmp_path: Path) -> None:
+    cores = len(os.sched_getaffinity(0))
+    text = "[uwsgi]\nprocesses = %(%k * 10)\nenv = %(3 * 2)|%(2)|%(rssM)\n"
+    assert options(tmp_path, text) == [("processes", str(cores * 10)), ("env", "6|%(2)|%(rssM)")]
+
+
 def test_names_that_stand_for_each_other_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="without an end"):
         options(tmp_path, "[uwsgi]\na = %(b)\nb = %(a)\nchdir = %(a)\n")
@@ -203,3 +209,9 @@ def test_variables_of_uwsgi_count_after_the_file(tmp_path: Path) -> None:
     text = "[uwsgi]\nprocesses = 2\n"
     found = options(tmp_path, text, UWSGI_PROCESSES="8", UWSGI_WHATEVER="1", OTHER="x")
     assert found == [("processes", "2"), ("processes", "8")]
+
+
+@pytest.mark.parametrize("condition", ["ifexists", "ifdir", "if-directory", "if_dir"])
+def test_other_names_of_conditions_are_understood(tmp_path: Path, condition: str) -> None:
+    text = f"[uwsgi]\n{condition} = .\nprocesses = 2\nendif =\n{condition} = none\nthreads = 2\n"
+    assert options(tmp_path, text) == [("processes", "2")]

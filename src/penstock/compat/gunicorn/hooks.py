@@ -33,6 +33,10 @@ _LEAST_ARGUMENTS = {"post_request": 2}
 """The hooks whose last arguments may be missing, and how many arguments they need."""
 
 
+_LOADED = (
+    "a worker loads the application after post_fork, and the supervisor never does: "
+    "worker.app.callable is there from post_worker_init on"
+)
 _WITHOUT = {
     "SIG_QUEUE": "the server keeps no queue of signals: send one to server.pid with os.kill",
     "SIG_NAMES": "the module signal has the names: signal.Signals(number).name",
@@ -41,7 +45,8 @@ _WITHOUT = {
     "pidfile": "see server.cfg.pidfile",
     "tmp": "workers write no heartbeat files",
     "sockets": "the transport has them",
-    "wsgi": "the application's module has it",
+    "app": _LOADED,
+    "wsgi": _LOADED,
 }
 """What gunicorn's objects have, and these have not, with what to use instead."""
 
@@ -154,6 +159,24 @@ class WorkerOfServer:
 
     def __getattr__(self, name: str) -> Any:
         raise _no_attribute("worker", name)
+
+
+class LoadedApplication:
+    """``worker.app`` and ``server.app`` in a worker, from ``post_worker_init`` on."""
+
+    def __init__(self, application: WSGIApplication) -> None:
+        """Show this application."""
+        self.callable = application
+
+    def wsgi(self) -> WSGIApplication:
+        """Return the application."""
+        return self.callable
+
+
+def show_application(application: WSGIApplication, server: Server, worker: WorkerOfServer) -> None:
+    """Let hooks find the application, in the process that has loaded it."""
+    vars(server)["app"] = vars(worker)["app"] = LoadedApplication(application)
+    vars(worker)["wsgi"] = application
 
 
 class Request:

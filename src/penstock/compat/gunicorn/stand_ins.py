@@ -17,6 +17,8 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
+from penstock.config.gunicorn_settings import HOOKS
+
 _PACKAGE = "gunicorn"
 _WORDS = "is Penstock's stand-in for configuration files: gunicorn is not installed"
 _PLACE = "Penstock's stand-in, because gunicorn is not installed"
@@ -77,8 +79,14 @@ def _made_class(module: str, name: str) -> type:
 
     base = Exception if name.endswith(("Error", "Server", "Exception")) else object
     words = f"{module}.{name} {_WORDS}."
-    body = {"__module__": module, "__doc__": words}
+    body: dict[str, Any] = {"__module__": module, "__doc__": words}
+    if module == "gunicorn.config":  # of a hook's class, files take the function that does nothing
+        body |= {hook: staticmethod(_do_nothing) for hook in HOOKS}
     return type(name, (base,), body if base is Exception else {**body, "__init__": refuse})
+
+
+def _do_nothing(*_: object) -> None:
+    pass
 
 
 class _Finder(MetaPathFinder, Loader):

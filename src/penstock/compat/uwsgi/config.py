@@ -26,6 +26,7 @@ from penstock.records import dataclass
 _LONGEST_HEAD = 16 << 20
 _LONGEST_FIELD = 1 << 20
 _USUAL_HEAD = 64 << 10
+_LONGEST_EXPIRY = 365 * 24 * 3600
 _OWN_DEFAULT = "uWSGI's default"
 
 _NUMBERS = (
@@ -41,15 +42,32 @@ _NUMBERS = (
 """Settings that are whole numbers in uWSGI."""
 
 _OFF = ("false", "0", "no", "off")
-_FILE_LOGGER = re.compile(r"(?:[\w-]+ )?file:(.+)")
+_FILE_LOGGER = re.compile(r"(?:[\w-]+ )?file:(?:logfile=([^,]+).*|(.+))")
+"""A path, or the arguments of uWSGI's plug-in, of which the path is one."""
+_STREAM_LOGGER = re.compile(r"(?:[\w-]+ )?stdio(?::.*)?")
+_GRACEFUL_STOP = re.compile(r"unix_signal:15\s+gracefully_kill_them_all")
+"""What SIGTERM does here in any case."""
+
+_QUIET_ROUTE = re.compile(
+    r"\^((?:[\w/~-]|\\[./-])*)"  # how paths begin
+    r"(?:\((?:\?:)?((?:[\w/~|-]|\\[./-])+)\)(?!\?))?"  # words of which one follows
+    r"(/\?)?(\$|\.\*\$?)?\s+donotlog:"
+)
+"""A route that does nothing but leave requests out of the log, by paths that can be listed."""
+
 _LOG_PART = re.compile(r"%\(([^()]*)\)")
+_VARIABLE_PART = "var."
+_TIME = "%(t)s"
+"""The time in brackets, which formats of uWSGI have around it themselves."""
+_ABSENT = "-"
+"""What a line has for a part that does not exist here, as uWSGI's has for one without a value."""
 _LOG_PARTS: Mapping[str, str] = {
     "addr": "%(h)s",
     "user": "%(u)s",
-    "ltime": "%(t)s",
-    "ctime": "%(t)s",
-    "ftime": "%(t)s",
-    "time": "%(t)s",
+    "ltime": _TIME,
+    "ctime": _TIME,
+    "ftime": _TIME,
+    "time": _TIME,
     "method": "%(m)s",
     "uri": "%({REQUEST_URI}e)s",
     "proto": "%(H)s",
@@ -61,8 +79,9 @@ _LOG_PARTS: Mapping[str, str] = {
     "host": "%({Host}i)s",
     "msecs": "%(M)s",
     "micros": "%(D)s",
-    "secs": "%(T)s",
+    "secs": "%(L)s",
     "pid": "%(p)s",
+    "cl": "%({CONTENT_LENGTH}e)s",
 }
 """The parts of a line of uWSGI's log, and ours."""
 
@@ -119,18 +138,24 @@ class _Conversion:
         self._log: tuple[str, str] | None = None
         self._protocol = "uwsgi"
         self._logs_requests = True
+        self._logged_though: list[Given] = []
+        """What of the requests is logged although all others are not."""
+        self._expires: list[Given] = []
         self._addresses: list[tuple[Given, str, str]] = []  # option, scheme, place
         self._steps: dict[str, Callable[[Given], None]] = {
             "bind": self._address,
             "application": self._name_application,
             "script_name": self._mounts.append,
             "virtualenv": self._check_environment,
-            "env": self._append,
+            "env": self._set_variable,
             "pythonpath": self._append,
             "static": self._map_directory,
             "error_logfile": self._log_to,
             "access_logfile": self._log_requests_to,
             "access_logformat": self._log_in_format,
+            "access_log_skip": self._leave_out_of_log,
+            "access_log_slow": self._logged_though.append,
+            "static_max_age": self._expires.append,
             "limit_request_head": self._raise_heads,
             "bind_mode": lambda it: self._set(it, it.value or "666"),
             "bind_owner": lambda it: self._set(it, it.value.replace(".", ":", 1)),
@@ -155,6 +180,8 @@ class _Conversion:
             self._lose(option, PREFIXES[prefix] if prefix else "there is nothing of that name here")
         elif known.ours:
             self._steps.get(known.ours, self._set_plainly)(option)
+        elif _GRACEFUL_STOP.fullmatch(option.value):
+            return
         elif known.instead and option.value.lower() not in _OFF:
             self._lose(option, known.instead)
         if option.name in ("daemonize", "daemonize2", "d"):
@@ -168,6 +195,8 @@ class _Conversion:
         found.given.setdefault("threads", ("1", _OWN_DEFAULT))
         if self._log is not None:
             found.given["error_logfile"] = self._log
+        self._choose_expiry()
+        self._choose_logged()
         if self._logs_requests:
             where = self._log or ("-", f"{_OWN_DEFAULT}: it logs requests")
             found.given.setdefault("access_logfile", where)
@@ -202,8 +231,18 @@ class _Conversion:
         assert isinstance(values, list)
         self.found.given[ours] = ([*values, option.value if value is None else value], source)
 
+    def _set_variable(self, option: Given) -> None:
+        """Take a variable. A line of a file may be empty, or a comment, and has no effect there."""
+        if "=" in option.value:
+            self._append(option)
+        elif option.value and not option.value.startswith("#"):
+            self._lose(option, f"{option.value!r} is no NAME=VALUE: see {{env}}")
+
     def _lose(self, option: Given, instead: str) -> None:
-        self._lost.setdefault(instead, []).append(option.name)
+        self._lose_named(option.name, instead)
+
+    def _lose_named(self, name: str, instead: str) -> None:
+        self._lost.setdefault(instead, []).append(name)
 
     def _absolute(self, path: str) -> str:
         """Return a path that uWSGI takes before it changes the directory."""
@@ -343,11 +382,11 @@ class _Conversion:
         if option.name == "logger":
             match = _FILE_LOGGER.fullmatch(path)
             if match is None:
-                if not path.startswith("stdio"):
+                if not _STREAM_LOGGER.fullmatch(path):
                     self._lose(option, "logs go to files and standard streams: see "
                                        "{error_logfile}")  # fmt: skip
                 return
-            path = match[1]
+            path = match[1] or match[2]
         if path.startswith("/dev/std"):
             return
         self._log = (self._absolute(path), option.source)
@@ -358,21 +397,81 @@ class _Conversion:
             return
         match = _FILE_LOGGER.fullmatch(option.value)
         if match is not None:
-            self._set(option, self._absolute(match[1]))
-        elif not option.value.startswith("stdio"):
+            self._set(option, self._absolute(match[1] or match[2]))
+        elif not _STREAM_LOGGER.fullmatch(option.value):
             self._lose(option, "requests are logged to files and standard streams: see "
                                "{access_logfile}")  # fmt: skip
 
     def _log_in_format(self, option: Given) -> None:
-        unknown = [name for name in _LOG_PART.findall(option.value) if name not in _LOG_PARTS]
-        if unknown:
-            self._lose(option, f"its parts {', '.join(unknown)} do not exist here: see "
-                               "{access_logformat}")  # fmt: skip
-            return
         pieces = _LOG_PART.split(option.value)
         pieces[::2] = [text.replace("%", "%%") for text in pieces[::2]]
-        pieces[1::2] = [_LOG_PARTS[name] for name in pieces[1::2]]
-        self._set(option, "".join(pieces))
+        for index in range(1, len(pieces), 2):
+            name = pieces[index]
+            if name.startswith(_VARIABLE_PART):
+                pieces[index] = f"%({{{name.removeprefix(_VARIABLE_PART)}}}e)s"
+                continue
+            if name not in _LOG_PARTS:
+                self._lose_named(
+                    f"%({name}) of {option.name}",
+                    f"a line has {_ABSENT} there: see {{access_logformat}}",
+                )
+            pieces[index] = _LOG_PARTS.get(name, _ABSENT)
+        self._set(option, "".join(pieces).replace(f"[{_TIME}]", _TIME))
+
+    def _leave_out_of_log(self, option: Given) -> None:
+        """Take a route that leaves requests out of the log, and the statuses that are logged."""
+        if option.name.startswith("log-"):
+            if option.is_on:
+                self._logged_though.append(option)
+            return
+        match = _QUIET_ROUTE.fullmatch(option.value)
+        if match is None:
+            self._lose(option, "nginx or the application does that")
+            return
+        begin, words, slash, end = (group or "" for group in match.groups())
+        for word in words.split("|"):
+            path = re.sub(r"\\(.)", r"\1", begin + word)
+            if end == "$":
+                ends = ["", "/"] if slash == "/?" else [slash]
+            else:
+                ends = ["*" if slash == "/?" else f"{slash}*"]
+            for each in ends:
+                self._append(option, path + each)
+
+    def _choose_logged(self) -> None:
+        """Log what uWSGI logs although ``disable-logging`` is given: by status, or slow requests.
+
+        Without that option all requests are logged, these as well.
+        """
+        if self._logs_requests or not self._logged_though:
+            return
+        self._logs_requests = True
+        self.found.given.pop("access_logfile", None)
+        names = {option.name for option in self._logged_though}
+        skipped = [digit for digit in "12345" if f"log-{digit}xx" not in names]
+        for option in self._logged_though:
+            if option.name == "log-slow" and len(skipped) == 5:
+                self._set(option, f"{_number(option)}ms")
+                return
+            if option.name == "log-slow":
+                self._lose(option, "see {access_log_slow}")
+        for digit in skipped:
+            self._append(self._logged_though[0], f"* {digit}xx", "access_log_skip")
+
+    def _choose_expiry(self) -> None:
+        """Let clients keep files for as long as ``static-expires`` says, if one is for all."""
+        directories, _ = self.found.given.get("static", ([], ""))
+        assert isinstance(directories, list)
+        for option in self._expires:
+            pattern, _, seconds = option.value.replace("=", " ").rpartition(" ")
+            begin = re.sub(r"(\.?\*)?\$?$", "", pattern.strip().removeprefix("^"))
+            is_of_all = directories and all(
+                f"{each.partition('=')[2].rstrip('/')}/".startswith(begin) for each in directories
+            )
+            if len(self._expires) == 1 and is_of_all and seconds.isdigit():
+                self._set(option, min(int(seconds), _LONGEST_EXPIRY))
+            else:
+                self._lose(option, "see {static_max_age}, which is one time for all files")
 
     def _raise_heads(self, option: Given) -> None:
         """Allow longer heads where uWSGI's buffer is larger than ours; never shorter ones."""

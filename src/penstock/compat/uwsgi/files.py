@@ -33,6 +33,14 @@ _MOST_EXPANSIONS = 20
 """How deep placeholders may name others."""
 _LARGEST_FILE = 1 << 20
 
+_OLD_CONDITIONS = {
+    "ifdir": "if-dir",
+    "ifenv": "if-env",
+    "ifexists": "if-exists",
+    "ifplugin": "if-plugin",
+}
+"""Names of conditions that uWSGI still takes, and what they are called now."""
+
 _INCLUDING = ("ini", "yaml", "yml", "xml", "json", "include", "inherit", "config")
 _ENDS = ("end", "endif", "endfor", "end-if", "end-for")
 _MAGIC = re.compile(r"%([A-Za-z0-9%])")
@@ -320,6 +328,7 @@ def _take(reading: _Reading, entries: Entries, path: Path) -> None:
     holds = True
     for name, value in entries:
         plain = name.replace("_", "-") if name.startswith(("if_", "for_", "end_")) else name
+        plain = _OLD_CONDITIONS.get(plain, plain)
         if plain in _ENDS:
             values, holds = None, True
         elif plain == "else":
@@ -361,6 +370,7 @@ def _condition(reading: _Reading, kind: str, value: str) -> tuple[bool, str]:
         "exists": path.exists,
         "file": path.is_file,
         "dir": path.is_dir,
+        "directory": path.is_dir,
         "hostname": lambda: socket.gethostname() == value,
         "hostname-match": lambda: re.search(value, socket.gethostname()) is not None,
         "plugin": lambda: value.startswith("python"),
@@ -420,9 +430,11 @@ def _computed(reading: _Reading, text: str) -> str | None:
     """Return what ``%(...)`` stands for: an option, or several words joined or reckoned with.
 
     The words are taken from left to right: ``%(processes cores + 2)`` is the text of both, plus 2.
+    A number can be the first of several: ``%(%k * 2)``.
     """
     value, operator = "", ""
-    for word in text.split():
+    words = text.split()
+    for number, word in enumerate(words):
         if word in ("+", "-", "*", "/", "++", "--"):
             operator = word
             if word in ("++", "--"):
@@ -430,7 +442,8 @@ def _computed(reading: _Reading, text: str) -> str | None:
             continue
         there = reading.first(word)
         if there is None:
-            if not operator or not word.isdigit():
+            is_first = number == 0 and len(words) > 1
+            if not (operator or is_first) or not word.isdigit():
                 return None
             there = word
         value = _joined(value, operator, there)

@@ -110,7 +110,8 @@ UWSGI_OPTIONS: Final = (
         "connections are kept in any case",
     ),
     _taken(
-        "http-timeout socket-timeout",
+        "http-timeout socket-timeout so-write-timeout so-send-timeout socket-write-timeout "
+        "socket-send-timeout",
         "write_timeout",
     ),
     _taken(
@@ -144,7 +145,9 @@ UWSGI_OPTIONS: Final = (
         "https-socket-modifier1 https-socket-modifier2 https-session-context chunked-input-limit "
         "chunked-input-timeout dump-options plugins-list logdate start_response-nodelay "
         "write-errors-exception-only write-errors-tolerance no-harakiri-after-req-hook "
-        "no-fd-passing no-initgroups use-abort backtrace-depth multicast check-interval "
+        "offload-thread py-programname skip-zero shutdown-sockets exit-on-reload no-server "
+        "daemons-honour-stdin no-fd-passing no-initgroups use-abort backtrace-depth "
+        "multicast check-interval "
         "reload-os-env iprint ugreen-stacksize rpc-max response-headers-limit mount-check "
         "check-mount check-mountpoint mountpoint-check",
         "the server does what the option asks for, or has no part that needs it",
@@ -176,7 +179,7 @@ UWSGI_OPTIONS: Final = (
         _SUPERVISED,
     ),
     _lost(
-        "cpu-affinity",
+        "cpu-affinity prio",
         "CPUAffinity= and Nice= of a systemd unit do that",
     ),
     _lost(
@@ -189,7 +192,8 @@ UWSGI_OPTIONS: Final = (
         "LimitNOFILE= of a unit, or the container, does that",
     ),
     _lost(
-        "chroot jail jail2 unshare pivot-root cgroup cap",
+        "chroot jail jail2 unshare unshare2 pivot-root pivot_root cgroup cap ns namespace ns-net "
+        "namespace-net namespace-keep-mount",
         "a systemd unit (deploy/penstock.service) or the container does that",
     ),
     _taken(
@@ -220,6 +224,18 @@ UWSGI_OPTIONS: Final = (
         "env",
         "env",
     ),
+    _lost(
+        "envdir early-envdir",
+        "see {env_file}, a file with a line for each variable",
+    ),
+    _lost(
+        "unenv",
+        "UnsetEnvironment= of a systemd unit, or env -u NAME before the command, does that",
+    ),
+    _lost(
+        "optimize",
+        "Python reads the environment variable PYTHONOPTIMIZE",
+    ),
     _taken(
         "umask",
         "umask",
@@ -234,11 +250,12 @@ UWSGI_OPTIONS: Final = (
         "Python needs no plug-in",
     ),
     _lost(
-        "paste ini-paste ini-paste-logged",
+        "paste ini-paste ini-paste-logged paste-logger pecan",
         "name a factory that loads the file: module:factory('file.ini')",
     ),
     _lost(
-        "pyargv pymodule-alias python-import import shared-python-import shared-pyimport "
+        "pyargv pymodule-alias python-import py-import import shared-python-import shared-pyimport "
+        "shared-py-import "
         "shared-import pyimport post-pymodule-alias",
         "the application's module does that",
     ),
@@ -288,7 +305,8 @@ UWSGI_OPTIONS: Final = (
         "there is nothing that it would change",
     ),
     _lost(
-        "reload-on-exception reload-on-exception-type reload-on-exception-value",
+        "reload-on-exception reload-on-exception-type reload-on-exception-value "
+        "reload-on-exception-repr",
         "an exception ends its request alone",
     ),
     _taken(
@@ -320,7 +338,8 @@ UWSGI_OPTIONS: Final = (
         "see {timeout} and {timeout_grace}",
     ),
     _lost(
-        "cron cron2 unique-cron legion-cron unique-legion-cron timer",
+        "cron cron2 unique-cron legion-cron cron-legion unique-legion-cron unique-cron-legion "
+        "cron-harakiri timer",
         _TIMER,
     ),
     _lost(
@@ -374,8 +393,13 @@ UWSGI_OPTIONS: Final = (
         "static-index",
         "static_index",
     ),
+    _taken(
+        "static-expires",
+        "static_max_age",
+        "where there is one, for all directories of {static}",
+    ),
     _lost(
-        "check-static static-check check-static-docroot static-skip-ext static-expires "
+        "check-static static-check check-static-docroot static-skip-ext "
         "static-expires-type static-expires-mtime static-expires-uri "
         "static-expires-type-mtime static-expires-uri-mtime static-expires-path-info "
         "static-expires-path-info-mtime static-cache-paths static-cache-paths-name "
@@ -390,12 +414,17 @@ UWSGI_OPTIONS: Final = (
         _SHARED,
     ),
     _lost(
-        "route route-host route-uri route-run route-if route-if-not route-label route-qs "
+        "route-host route-uri route-run route-if route-if-not route-label route-qs "
         "route-remote-addr route-remote-user route-referer route-user-agent "
         "response-route response-route-run response-route-if final-route final-route-run "
         "final-route-if error-route error-route-run error-route-status error-page-403 "
         "error-page-404 error-page-500",
         _BEHIND,
+    ),
+    _taken(
+        "route",
+        "access_log_skip",
+        "a path with the action donotlog: alone; for other actions " + _BEHIND,
     ),
     _lost(
         "add-header del-header",
@@ -415,11 +444,11 @@ UWSGI_OPTIONS: Final = (
         _ROUTER,
     ),
     _taken(
-        "uid",
+        "uid immediate-uid",
         "user",
     ),
     _taken(
-        "gid",
+        "gid immediate-gid",
         "group",
     ),
     _done(
@@ -450,15 +479,21 @@ UWSGI_OPTIONS: Final = (
     _taken(
         "logformat log-format",
         "access_logformat",
-        "with the names of its parts exchanged",
+        "with the names of its parts exchanged; a part that does not exist here is -",
     ),
     _lost(
         "logformat-strftime",
         _LOG,
     ),
-    _lost(
-        "log-4xx log-5xx log-slow",
-        "see {access_log_slow} and {access_log_skip}",
+    _taken(
+        "log-4xx log-5xx",
+        "access_log_skip",
+        "the other statuses, where disable-logging is given, too",
+    ),
+    _taken(
+        "log-slow",
+        "access_log_slow",
+        "where disable-logging is given, too",
     ),
     _lost(
         "log-syslog syslog",

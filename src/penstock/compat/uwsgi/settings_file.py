@@ -11,8 +11,6 @@ from penstock.config.settings import OPTIONS, Settings
 from penstock.config.sources import build
 from penstock.config.trust import Trust
 
-_MODES = ("bind_mode", "umask")
-
 
 def settings_file(location: str, environ: Mapping[str, str], cwd: Path) -> tuple[str, list[str]]:
     """Return a penstock.toml, and the warnings about what is lost, one line each.
@@ -33,7 +31,7 @@ def settings_file(location: str, environ: Mapping[str, str], cwd: Path) -> tuple
 def _value(settings: Settings, name: str) -> str:
     """Return a setting's value as TOML has it, and file modes as people write them."""
     value = getattr(settings, name)
-    if name in _MODES and isinstance(value, int):
+    if OPTIONS[name].is_mode and isinstance(value, int):
         return f"0o{value:03o}"
     return _literal(value)
 
