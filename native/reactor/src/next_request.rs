@@ -38,6 +38,7 @@ pub fn give_back(
 }
 
 /// Whether a client that is answered has nothing more for the server, and the connection is kept.
+#[inline(always)]
 pub fn is_quiet(shared: &Shared, state: &ConnectionState) -> bool {
     state.exchange.fate == Fate::Keep
         && state.input == Input::Drained

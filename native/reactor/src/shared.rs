@@ -209,10 +209,16 @@ impl Shared {
     }
 
     /// Have it tell of input again, also of what has come meanwhile.
+    #[inline(always)]
     pub fn tell_of_input(&self, connection: &Connection, state: &mut ConnectionState) {
-        if !std::mem::take(&mut state.input_ignored) {
-            return;
+        if state.input_ignored {
+            self.watch_input(connection, state);
         }
+    }
+
+    #[cold]
+    fn watch_input(&self, connection: &Connection, state: &mut ConnectionState) {
+        state.input_ignored = false;
         if let Some(descriptor) = connection.stream.descriptor() {
             if self
                 .poller
