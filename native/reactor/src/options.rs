@@ -128,6 +128,8 @@ pub struct Options {
     pub busy_pause: Nanos,
     pub busy_accept: Nanos,
     pub responsive: Nanos,
+    /// The kernel wakes one of the workers that wait for a client, and not all.
+    pub exclusive_wake: bool,
     pub receive_bytes: usize,
     pub scarce_receive_bytes: usize,
     pub store_bytes: usize,

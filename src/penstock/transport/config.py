@@ -9,6 +9,7 @@ setting changes, each with its reason.
 from __future__ import annotations
 
 import os
+import select
 from collections.abc import Callable, Mapping
 from dataclasses import field
 from typing import TYPE_CHECKING, Any, Literal
@@ -218,6 +219,9 @@ class TransportConfig:
     """
     responsive_seconds: float = 0.01
     """A worker that has not looked at its sockets for longer is not expected to accept."""
+    exclusive_wake: bool = hasattr(select, "EPOLLEXCLUSIVE")
+    """Whether the kernel can wake one of the workers that wait at a listener for a new connection,
+    and not all of them; on Linux it can."""
     evict_idle_seconds: float = 1.0
     """At ``max_connections``, a connection that was idle for this long makes room for a new one."""
 
