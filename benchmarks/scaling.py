@@ -2,7 +2,7 @@
 
 Serves a bare application with 1, 8 and 32 workers, all on one core, and makes load on another one,
 by turns of a second. With more workers than cores nothing can become faster: what the rates lose is
-what the workers cost each other. Also counts how many threads one new connection wakes, how the
+what the workers cost each other. Also counts how many workers one new connection wakes, how the
 requests are spread over the workers, and the processor time of the supervisor. The figures are
 written into docs/performance/scaling.md. wrk makes the load, which `make bench` has brought here.
 """
@@ -31,7 +31,7 @@ from harness.servers import free_port
 HOST = "127.0.0.1"
 WORKERS = (1, 8, 32)
 PATIENCE_SECONDS = 60.0
-ONE_BY_ONE = 500
+ONE_BY_ONE = 100
 """Connections that are made one after the other, to count what each wakes."""
 PAGE = environment.ROOT / "docs" / "performance" / "scaling.md"
 
@@ -95,27 +95,22 @@ class Server:
         self.spread.setdefault(load, []).append((min(done) / even, max(done) / even))
 
     def wake_ups(self) -> float:
-        """Return how many times a thread of the workers is woken for a new connection.
-
-        Threads that wake at intervals are counted for as long without a connection, and left out.
-        """
-        begun, before = time.monotonic(), self._switches()
+        """Return how many workers a new connection wakes that has one request."""
+        woken = 0
         for _ in range(ONE_BY_ONE):
+            before = self._once_all_wait()
             ask(self.port)
-        took, after = time.monotonic() - begun, self._switches()
-        begun = time.monotonic()
-        time.sleep(took)
-        idle = (self._switches() - after) * took / (time.monotonic() - begun)
-        return (after - before - idle) / ONE_BY_ONE
+            after = self._once_all_wait()
+            woken += sum(after[worker] != before[worker] for worker in before)
+        return woken / ONE_BY_ONE
 
-    def _switches(self) -> int:
-        """Return how often a thread of a worker has gone to sleep of its own accord."""
-        found = 0
-        for worker in processes.tree(self.process.pid)[1:]:
-            for task in (processes.PROC / str(worker) / "task").iterdir():
-                for line in (task / "status").read_text().splitlines():
-                    if line.startswith("voluntary_ctxt_switches:"):
-                        found += int(line.split()[1])
+    def _once_all_wait(self) -> dict[int, list[tuple[int, int]]]:
+        """Wait until every worker waits for clients; return its threads that wait."""
+        workers, end = processes.tree(self.process.pid)[1:], time.monotonic() + PATIENCE_SECONDS
+        while len(found := processes.waiting_workers(workers)) < self.workers:
+            if time.monotonic() > end:
+                raise SystemExit(f"of {self.workers} workers {len(found)} wait for clients")
+            time.sleep(0.001)
         return found
 
 
@@ -207,7 +202,7 @@ def table(servers: Sequence[Server], wake_ups: dict[int, float]) -> list[str]:
             )
     lines += [
         "",
-        "| workers | threads woken for a connection "
+        "| workers | workers woken for a connection "
         "| processor time of the supervisor, ms in a second |",
         "| ---: | ---: | ---: |",
     ]

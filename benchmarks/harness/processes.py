@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import platform
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 PROC = Path("/proc")
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+EVENT_WAITS = {"x86_64": ("232", "281"), "aarch64": ("22",)}.get(platform.machine(), ())
+"""The numbers of the system calls in which a thread waits for the events of an epoll."""
+WAITING_THREADS = 2
+"""How many threads of a worker do so while it has nothing to do."""
 
 
 def tree(pid: int) -> list[int]:
@@ -131,6 +136,29 @@ def thread_states(pid: int) -> list[str]:
         for task in _names(PROC / str(member) / "task")
     ]
     return [stat.rpartition(")")[2].strip()[:1] for stat in stats if stat]
+
+
+def waits_for_events(pid: int, task: int) -> bool:
+    """Return True if a thread waits for the events of an epoll: see `EVENT_WAITS`."""
+    return _read(PROC / str(pid) / "task" / str(task) / "syscall").split(" ")[0] in EVENT_WAITS
+
+
+def waiting_workers(workers: Iterable[int]) -> dict[int, list[tuple[int, int]]]:
+    """Return the threads that wait for events, of each worker that has nothing to do.
+
+    Each is with how often it has gone to sleep. The leader is one of them, and the thread that
+    waits for the supervisor is the other one.
+    """
+    found = {}
+    for worker in workers:
+        tasks = PROC / str(worker) / "task"
+        waiting = [int(task) for task in _names(tasks) if waits_for_events(worker, int(task))]
+        if len(waiting) == WAITING_THREADS:
+            statuses = [(task, _read(tasks / str(task) / "status")) for task in waiting]
+            found[worker] = [
+                (task, _field(status, "voluntary_ctxt_switches:")) for task, status in statuses
+            ]
+    return found
 
 
 def tracers(pid: int) -> set[int]:

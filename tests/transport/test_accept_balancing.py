@@ -39,6 +39,9 @@ DEFERRED_SECONDS = CONFIG.balance_deferrals * CONFIG.balance_pause_seconds
 """How long a connection waits at least that is left to others in vain."""
 
 
+ALL_WOKEN: dict[str, Any] = {"exclusive_wake": False}
+"""The kernel wakes all workers for a client, as it does elsewhere than on Linux."""
+
 NEVER_QUEUES: dict[str, Any] = {"busy_accept_seconds": DEADLINE}
 """No client waits in the accept queue for so long that a busy worker accepts it."""
 
@@ -81,7 +84,7 @@ def test_who_has_more_than_another_gives_it_time_and_then_accepts(
     transport: str, threads: int
 ) -> None:
     own, other = scoreboard(2, threads)
-    with serving(Gate(), transport, threads=threads, slot=own) as server:
+    with serving(Gate(), transport, threads=threads, slot=own, **ALL_WOKEN) as server:
         pretend(other, MANY)
         with held(server, 10):
             pretend(other, 0)
@@ -95,7 +98,7 @@ def test_calls_out_of_the_count_are_no_reason_to_leave_a_connection_to_another(
 ) -> None:
     """Where no new connection has to wait for a thread, one more than another has is no reason."""
     own, other = scoreboard(2, 3)
-    with serving(Gate(), transport, threads=3, slot=own) as server:
+    with serving(Gate(), transport, threads=3, slot=own, **ALL_WOKEN) as server:
         pretend(other, MANY)
         with held(server, 3):
             pretend(other, 2)
@@ -112,7 +115,7 @@ def test_calls_out_of_the_count_are_no_reason_to_leave_a_connection_to_another(
 )
 def test_nobody_waits_for_another_that(transport: str, threads: int, word: int, value: int) -> None:
     own, other = scoreboard(2, threads)
-    with serving(Gate(), transport, threads=threads, slot=own) as server:
+    with serving(Gate(), transport, threads=threads, slot=own, **ALL_WOKEN) as server:
         pretend(other, MANY)
         with held(server, 10):
             pretend(other, 0)
@@ -127,7 +130,7 @@ def test_what_waits_is_left_to_a_worker_that_has_fewer(transport: str, threads: 
     with listener.socket.dup() as others, ExitStack() as stack:
         others.settimeout(DEADLINE)
         server = stack.enter_context(
-            serving(Gate(), transport, threads=threads, slot=own, listener=listener)
+            serving(Gate(), transport, threads=threads, slot=own, listener=listener, **ALL_WOKEN)
         )
         pretend(other, MANY)
         stack.enter_context(held(server, 10))

@@ -30,6 +30,7 @@ CONFIG = TransportConfig(
     max_io_bound=100,
     max_websockets=50,
     threads=4,
+    exclusive_wake=True,
     stream_requests="auto",
     out_buffer=1000,
     out_spool=10_000,
@@ -57,6 +58,22 @@ TABLE: dict[str, list[tuple[Sequence[Value], float]]] = {
         ((18, 16, 4), True),
         ((1062, 1000, 4), False),
         ((1063, 1000, 4), True),
+    ],
+    # Whether no other worker serves, whether it may not accept, connections, descriptors.
+    "watches_exclusively": [
+        ((False, False, 0, 0), True),
+        ((True, False, 0, 0), False),  # it is woken anyway, at no cost
+        ((False, True, 0, 0), False),
+        ((False, False, 99, 119), True),
+        ((False, False, 100, 100), False),  # the others know of a client that it has no room for
+        ((False, False, 0, 120), False),
+    ],
+    # A worker's connections, the fewest of the others.
+    "steps_back": [
+        ((1, None), False),  # no other worker would accept
+        ((1, 2), False),  # it is new, and has not got its share
+        ((1, 1), True),
+        ((1, 0), True),
     ],
     # For how long clients have waited in the kernel, requests that wait here, the fewest elsewhere.
     "accepts_into_queue": [

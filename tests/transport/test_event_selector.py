@@ -50,6 +50,18 @@ def test_it_returns_handlers_with_the_events_that_they_wait_for(
     assert sorted(selector.select(5.0)) == [(READER, EVENT_READ), (WRITER, EVENT_WRITE)]
 
 
+@pytest.mark.parametrize("exclusive", [False, True])
+def test_a_listener_is_reported_while_a_client_waits(selector: Selector, exclusive: bool) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        selector.register_listener(listener, READER, exclusive=exclusive)
+        assert selector.select(0.0) == []
+        with socket.create_connection(listener.getsockname()):
+            for _ in range(2):
+                assert selector.select(5.0) == [(READER, EVENT_READ)]
+            selector.unregister(listener)
+            assert selector.select(0.0) == []
+
+
 def test_nothing_is_returned_where_nothing_happens_in_time(selector: Selector, pair: Pair) -> None:
     selector.register(pair[0], EVENT_READ, READER)
     assert selector.select(0.0) == []

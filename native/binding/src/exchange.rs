@@ -10,14 +10,14 @@ use crate::held::Held;
 use crate::record::Record;
 use crate::response_head::ResponseHead;
 use penstock_protocol::{Framing, HeadCopy, Version};
-use penstock_reactor::connection::Connection;
+use penstock_reactor::connection::{Connection, ConnectionState};
 use penstock_reactor::disconnect::find_gone;
 use penstock_reactor::exchange_trace::Transcript;
 use penstock_reactor::forwarded::Forwarded;
 use penstock_reactor::histograms::{self, Measured, MethodNumber};
 use penstock_reactor::log_queue::{Ended, Times};
 use penstock_reactor::next_request;
-use penstock_reactor::output::{FILE_TRUNCATED, Output};
+use penstock_reactor::output::FILE_TRUNCATED;
 use penstock_reactor::request_body::RequestBody;
 use penstock_reactor::responding::{self, Failure};
 use penstock_reactor::scoreboard::WAITING;
@@ -340,7 +340,7 @@ impl Exchange {
         state.exchange.is_last &= time <= core.shared.options.slow_call;
         // Logged when it is known how it ended. The leader, which sends the rest, may have found
         // already that the client is gone.
-        let later = is_sent_later(&state.output, reason);
+        let later = is_sent_later(&core.shared, &state, reason);
         let mut record = None;
         let measured = self.measured(code, state.exchange.began, now);
         if later {
@@ -448,9 +448,10 @@ impl Drop for Exchange {
     }
 }
 
-/// The leader sends the rest of a response that has ended.
-fn is_sent_later(output: &Output, reason: &str) -> bool {
-    output.busy() && reason.is_empty() && !output.is_corked()
+/// The leader sends a response that has ended, or the rest of it.
+fn is_sent_later(shared: &Shared, state: &ConnectionState, reason: &str) -> bool {
+    let waits = || !state.output.is_corked() || next_request::waits(shared, state);
+    state.output.busy() && reason.is_empty() && waits()
 }
 
 /// A call that took long, or has failed.

@@ -6,7 +6,7 @@ use crate::edge::{
 };
 use penstock_protocol::Limits;
 use penstock_reactor::options::{Checks, HeaderMap, Options, StreamRequests};
-use penstock_reactor::sys::{Nanos, SECOND};
+use penstock_reactor::sys::{EXCLUSIVE_WAKE, Nanos, SECOND};
 use pyo3::prelude::*;
 
 /// The options that `config` gives; the observers of requests are none of them.
@@ -126,6 +126,7 @@ pub fn read_options(config: &Bound<'_, PyAny>) -> PyResult<Options> {
         busy_pause: time("busy_pause_seconds")?,
         busy_accept: time("busy_accept_seconds")?,
         responsive: time("responsive_seconds")?,
+        exclusive_wake: EXCLUSIVE_WAKE && get("exclusive_wake")?.extract::<bool>()?,
         receive_bytes: size("receive_bytes")?,
         scarce_receive_bytes: size("scarce_receive_bytes")?,
         store_bytes: size("store_bytes")?,

@@ -245,6 +245,7 @@ fn transmit_whole(this: &Exchange, data: &[u8]) -> PyResult<()> {
     let corked = responding::cork(
         this.shared(),
         &mut this.request_body.connection.lock(),
+        this.number,
         data,
     );
     if corked { Ok(()) } else { this.transmit(data) }

@@ -33,6 +33,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use std::cell::Cell;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 thread_local! {
@@ -370,6 +371,12 @@ impl NativeTransport {
         edge::read_forwarded(py, config, head)
     }
 
+    /// Have the leader look whether a client waits that no other worker knows of.
+    fn look_for_clients(&self) {
+        self.core.shared.look_for_clients.set(true);
+        self.core.shared.poller.wake();
+    }
+
     /// Note that the threads of the transport's own run.
     fn note_attended(&self) {
         self.core.shared.attended.set(true);
@@ -487,7 +494,13 @@ impl NativeTransport {
                         if matches!(step, Some(Step::Idle) | None) {
                             core.when_idle(py);
                         }
-                        match py.detach(|| threads.lead_or_park(shared)) {
+                        let turn = py.detach(|| {
+                            let turn = threads.lead_or_park(shared);
+                            shared.attaching.fetch_add(1, Ordering::Relaxed);
+                            turn
+                        });
+                        shared.attaching.fetch_sub(1, Ordering::Relaxed);
+                        match turn {
                             Turn::Request(waiting) => {
                                 exchange =
                                     self.delivery.deliver_waiting(py, &mut thread, *waiting)?;
@@ -532,10 +545,10 @@ impl NativeTransport {
         if shared.attended.get() {
             let path = exchange.borrow(py).path;
             self.threads.look_after(shared, path);
-        } else if shared.held_answers.are_expected()
-            || shared.slow_paths.stalls() >= shared.options.stalled_calls
-        {
+        } else if shared.slow_paths.stalls() >= shared.options.stalled_calls {
             self.core.attend(py);
+        } else if shared.held_answers.are_expected() && !self.core.attend(py) {
+            shared.held_answers.give_up(); // and not for each request anew
         }
     }
 

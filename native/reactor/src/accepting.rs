@@ -1,7 +1,9 @@
 //! Accepting connections: not where that would do harm, and not more than the worker's share.
 //!
-//! The kernel wakes all workers that share a listener. Each accepts in small steps, and leaves the
-//! rest for a moment to those that have fewer connections and poll their sockets.
+//! Where the kernel can wake one of the workers that share a listener, it wakes the one that has
+//! waited for longest: that one accepts at least one client, and goes behind the others. Otherwise
+//! it wakes all. Each accepts in small steps, and leaves the rest for a moment to those that have
+//! fewer connections and poll their sockets.
 
 use crate::closing;
 use crate::connection::{Connection, NEVER};
@@ -21,6 +23,7 @@ use crate::sys::{self, Nanos, Peer};
 use penstock_protocol::Input;
 use std::os::fd::RawFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// A listening socket.
 pub struct Acceptor {
@@ -91,6 +94,15 @@ struct AcceptBalancing {
     exhausted: bool,
     /// When listeners are to be watched again that were left to others.
     look_again: Nanos,
+    /// Listeners are watched so that this worker is woken in place of another one, and not beside all
+    /// others, where the kernel can do so.
+    exclusive: bool,
+    /// No room or no descriptor was left when a client was last to be accepted.
+    unable: bool,
+    /// How many clients were accepted in this turn.
+    taken: usize,
+    /// The worker went behind the others, and clients may wait.
+    went_behind: bool,
 }
 
 impl Default for AcceptBalancing {
@@ -104,6 +116,10 @@ impl Default for AcceptBalancing {
             others: (u64::MAX, 0),
             exhausted: false,
             look_again: NEVER,
+            exclusive: false,
+            unable: false,
+            taken: 0,
+            went_behind: false,
         }
     }
 }
@@ -117,6 +133,8 @@ impl AcceptBalancing {
             self.in_vain += 1;
         }
         self.deferrals = 0;
+        self.unable = false;
+        self.taken += 1;
     }
 
     /// Whether clients were left to others, and that was not yet forgotten.
@@ -194,13 +212,15 @@ impl Accepting {
     /// Also without room: an idle connection may be old enough by now to be evicted for a client
     /// that waits. If no client waits, there is no event.
     pub fn resume_accepting(&mut self, shared: &Shared, now: Nanos) {
+        let exclusive = self.is_woken_alone();
         for (index, acceptor) in self.acceptors.iter_mut().enumerate() {
             if !acceptor.watched && !acceptor.closed && now >= acceptor.resume_at {
                 let token = Token::listener(index);
                 acceptor.watched = shared
                     .poller
-                    .add_listener(acceptor.descriptor, token)
+                    .add_listener(acceptor.descriptor, token, exclusive)
                     .is_ok();
+                self.balancing.went_behind |= exclusive;
                 acceptor.left = false;
                 self.balancing.exhausted = false;
             }
@@ -227,12 +247,38 @@ impl Accepting {
     fn pause_exhausted(&mut self, shared: &Shared, now: Nanos, index: usize, time: Nanos) {
         self.pause(shared, now, index, time);
         self.balancing.exhausted = true;
+        self.balancing.unable = true;
         self.tell_accepting(shared);
     }
 
-    /// Accept at most `most` connections; return true if the accept queue is empty.
-    pub fn accept(&mut self, shared: &Shared, now: Nanos, index: usize, most: usize) -> bool {
+    /// Accept at most `most` connections; return true if the accept queue is empty. `owes` is whether
+    /// the kernel may have woken this worker in place of another one.
+    pub fn accept(
+        &mut self,
+        shared: &Shared,
+        now: Nanos,
+        index: usize,
+        most: usize,
+        owes: bool,
+    ) -> bool {
+        self.balancing.taken = 0;
+        let is_empty = self.accept_some(shared, now, index, most, owes);
+        if self.balancing.taken > 0 && self.is_woken_alone() {
+            self.step_back(shared, now, index, is_empty);
+        }
+        is_empty
+    }
+
+    fn accept_some(
+        &mut self,
+        shared: &Shared,
+        now: Nanos,
+        index: usize,
+        most: usize,
+        owes: bool,
+    ) -> bool {
         let shares = shared.scoreboard.is_shared() && !self.drain_begun;
+        let alone = self.is_woken_alone();
         let most = if shares {
             most.min(self.step(shared))
         } else {
@@ -241,7 +287,11 @@ impl Accepting {
         let insists = self.balancing.deferrals >= shared.options.balance_deferrals;
         for count in 0..most {
             let turn = (insists, count as u64);
-            if shares && self.leaves_to_others(shared, now, index, turn) {
+            if alone && count > 0 && !insists && self.has_more_than_others(shared, now) {
+                return false; // `step_back`
+            }
+            let bound = owes && count == 0; // another worker may not know of the client
+            if shares && !bound && self.leaves_to_others(shared, now, index, turn) {
                 return false;
             }
             if !self.has_room(shared) {
@@ -426,6 +476,70 @@ impl Accepting {
         }
     }
 
+    // -- being woken alone ------------------------------------------------------------------------
+
+    /// Whether the kernel wakes this worker in place of another one.
+    pub fn is_woken_alone(&self) -> bool {
+        self.balancing.exclusive && !self.drain_begun
+    }
+
+    /// Have the listeners watched as fits a leader that is about to wait: one that might not accept
+    /// is woken beside the others, and not in place of one. So is one that would accept clients only
+    /// to have them wait, because a call keeps the interpreter lock.
+    pub fn begin_wait(&mut self, shared: &Shared) {
+        let attaching = shared.attaching.load(Ordering::Relaxed) > 0;
+        let exclusive = decisions::watches_exclusively(
+            &shared.options,
+            shared.scoreboard.is_alone(),
+            attaching || self.balancing.all_busy || self.balancing.unable,
+            shared.connection_count(),
+            shared.descriptor_count(),
+        );
+        if exclusive != self.balancing.exclusive && !self.drain_begun {
+            self.balancing.exclusive = exclusive;
+            self.watch_again(shared);
+        }
+    }
+
+    /// Look whether a client waits that the kernel has woken another worker for.
+    pub fn look_for_clients(&mut self, shared: &Shared) {
+        if self.is_woken_alone() {
+            self.watch_again(shared); // otherwise the next poll shows each client
+        }
+    }
+
+    /// Watch the listeners from the end of the kernel's queue on; it looks whether clients wait.
+    fn watch_again(&mut self, shared: &Shared) {
+        for index in 0..self.acceptors.len() {
+            self.go_behind(shared, index);
+        }
+    }
+
+    fn go_behind(&mut self, shared: &Shared, index: usize) {
+        let exclusive = self.is_woken_alone();
+        if let Some(acceptor) = self.acceptors.get_mut(index).filter(|it| it.watched) {
+            let (listener, token) = (acceptor.descriptor, Token::listener(index));
+            shared.poller.remove(listener);
+            let added = shared.poller.add_listener(listener, token, exclusive);
+            acceptor.watched = added.is_ok(); // or the next sweep adds it
+        }
+    }
+
+    /// Go behind the other workers unless they all have more connections, and for a moment out of
+    /// their way where they have fewer. Where the accept queue may not be empty, the next poll shows
+    /// whether a client waits that others know of, too.
+    fn step_back(&mut self, shared: &Shared, now: Nanos, index: usize, is_empty: bool) {
+        let own = shared.connection_count() as u64;
+        let options = &shared.options;
+        let fewest = shared.scoreboard.fewest_of_others(options.responsive, now);
+        if decisions::leaves_to_others(options, own, fewest, u64::MAX) {
+            self.leave_for(shared, now, index, options.balance_pause);
+        } else if decisions::steps_back(own, fewest) {
+            self.go_behind(shared, index);
+            self.balancing.went_behind |= !is_empty;
+        }
+    }
+
     // -- sharing with other workers -------------------------------------------------------------
 
     /// The most connections that are accepted in this turn.
@@ -459,12 +573,17 @@ impl Accepting {
         } else {
             return false;
         };
+        self.leave_for(shared, now, index, time);
+        true
+    }
+
+    /// Leave the clients that wait to others for some time.
+    fn leave_for(&mut self, shared: &Shared, now: Nanos, index: usize, time: Nanos) {
         self.pause(shared, now, index, time);
         if let Some(acceptor) = self.acceptors.get_mut(index) {
             acceptor.left = true;
         }
         self.balancing.look_again = self.balancing.look_again.min(now + time);
-        true
     }
 
     /// Return for how long a client is left in the accept queue; 0 to accept it.
@@ -503,7 +622,7 @@ impl Accepting {
     /// Whether the next poll shows if clients still wait that were left to others. That poll does
     /// not wait: afterwards it would be unknown since when a client waits.
     pub fn looks_for_clients(&self) -> bool {
-        self.balancing.has_deferred() && self.is_watching()
+        self.balancing.went_behind || self.balancing.has_deferred() && self.is_watching()
     }
 
     fn has_more_than_others(&self, shared: &Shared, now: Nanos) -> bool {
@@ -560,6 +679,7 @@ impl Accepting {
             self.balancing.in_vain = 0;
             self.balancing.waited_since = None;
         }
+        self.balancing.went_behind = false;
     }
 
     // -- the end --------------------------------------------------------------------------------
@@ -587,7 +707,7 @@ impl Accepting {
             let open = self.acceptors.get(index).is_some_and(|it| !it.closed);
             if open
                 && (last || !shared.is_lasting(index))
-                && self.accept(shared, now, index, shared.options.max_backlog)
+                && self.accept(shared, now, index, shared.options.max_backlog, false)
             {
                 self.close_listener(shared, now, index);
             }

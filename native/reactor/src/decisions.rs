@@ -23,6 +23,23 @@ pub fn leaves_to_others(options: &Options, own: u64, fewest: Option<u64>, thread
     })
 }
 
+/// Return true if a worker that is about to wait is woken for a client in place of another one;
+/// `alone` is whether no other worker serves, `hindered` whether this one might not accept.
+pub fn watches_exclusively(
+    options: &Options,
+    alone: bool,
+    hindered: bool,
+    connections: usize,
+    descriptors: usize,
+) -> bool {
+    options.exclusive_wake && !alone && !hindered && has_room(options, connections, descriptors)
+}
+
+/// Return true if a worker that has accepted goes behind the others in the kernel's queue.
+pub fn steps_back(own: u64, fewest: Option<u64>) -> bool {
+    fewest.is_some_and(|fewest| own >= fewest)
+}
+
 /// Return true if a worker without a free thread accepts a client into its queue, where no other
 /// worker has a free thread either.
 pub fn accepts_into_queue(options: &Options, waited: Nanos, own: u64, fewest: Option<u64>) -> bool {
@@ -400,6 +417,20 @@ pub fn decide(options: &Options, name: &str, given: &[Option<f64>]) -> Option<f6
             let fewest = optional(1).map(|fewest| fewest as u64);
             number(leaves_to_others(options, whole(0), fewest, whole(2)))
         }
+        "watches_exclusively" => {
+            let (connections, descriptors) = (whole(2) as usize, whole(3) as usize);
+            number(watches_exclusively(
+                options,
+                flag(0),
+                flag(1),
+                connections,
+                descriptors,
+            ))
+        }
+        "steps_back" => number(steps_back(
+            whole(0),
+            optional(1).map(|fewest| fewest as u64),
+        )),
         "accepts_into_queue" => {
             let fewest = optional(2).map(|fewest| fewest as u64);
             number(accepts_into_queue(options, time(0), whole(1), fewest))

@@ -124,7 +124,7 @@ impl EventLoop {
                     return Step::Blocked;
                 }
                 if let Some(ready) = self.handle(shared, item) {
-                    self.expect_answer(shared);
+                    self.expect_answer(shared, ready.number);
                     return Step::Ready(ready);
                 }
                 self.leader.now = sys::monotonic();
@@ -132,7 +132,7 @@ impl EventLoop {
                 self.send_due(shared);
             }
             if shared.held_answers.are_left() {
-                responding::send_held(shared, self.leader.now); // the turn is over
+                self.send_held(shared); // the turn is over
             }
             if shared.has_posts() {
                 continue;
@@ -175,18 +175,31 @@ impl EventLoop {
         let more = !self.batch.is_empty() && !self.leader.queues && !shared.closed.get();
         let most = shared.options.monitor_tick;
         if shared.held_answers.are_due(self.leader.now, more, most) {
-            responding::send_held(shared, self.leader.now);
+            self.send_held(shared);
         }
     }
 
-    /// Say whether the answer to the request that is handed out may wait, and with it those that wait
-    /// already: there is more to do, and its call will be short.
+    /// Send the answers that wait.
+    #[inline(never)]
+    fn send_held(&self, shared: &Shared) {
+        for connection in shared.held_answers.take() {
+            let _ = contained(shared, &connection, || {
+                responding::send_held(shared, &connection, self.leader.now);
+                None
+            });
+        }
+    }
+
+    /// Say whether the answer to the request with this number, which is handed out, may wait, and with
+    /// it those that wait already: there is more to do, and its call will be short.
     #[inline(always)]
-    fn expect_answer(&self, shared: &Shared) {
+    fn expect_answer(&self, shared: &Shared, number: u64) {
         let expected = self.leader.short_call && !self.batch.is_empty() && !self.leader.queues;
-        shared.held_answers.expect(expected);
+        shared
+            .held_answers
+            .expect(if expected { number } else { 0 });
         if !expected && shared.held_answers.are_left() {
-            responding::send_held(shared, self.leader.now);
+            self.send_held(shared);
         }
     }
 
@@ -281,20 +294,25 @@ impl EventLoop {
         let behind = !self.batch.is_empty() || !self.remainder.is_empty();
         let pending = behind
             || shared.has_posts()
+            || shared.held_answers.are_left()
             || !self.leader.deferred.is_empty()
             || self.accepting.looks_for_clients()
             || self.slow_readers.are_left();
         let timeout = match leader {
             Leader::Attached => Some(0),
             _ if pending => Some(0),
-            _ => self.time_to_wait(shared),
+            _ => {
+                self.accepting.begin_wait(shared);
+                self.time_to_wait(shared)
+            }
         };
-        if timeout != Some(0) {
+        let waits = timeout != Some(0);
+        if waits {
             shared.scoreboard.note_wait();
         }
         // An error here would be a defect of ours: there is nothing that it could tell a client.
         let mut result = shared.poller.wait(&mut self.events, timeout);
-        if result.is_ok() && self.events.is_empty() && timeout != Some(0) {
+        if result.is_ok() && self.events.is_empty() && waits {
             // A process that was halted in the poll comes back with nothing, whatever has arrived
             // meanwhile; a client that sent in time must not be taken for late.
             result = shared.poller.wait(&mut self.events, Some(0));
@@ -319,7 +337,8 @@ impl EventLoop {
             Item::Event(event) => event.token.as_listener().is_some(),
             Item::Proceed(_) => false,
         };
-        self.accepting.note_polled(self.batch.iter().any(clients));
+        let client_waits = self.batch.iter().any(clients);
+        self.accepting.note_polled(client_waits);
         self.leader.turn_ends = if behind {
             self.put_in_remainder(shared);
             self.leader.now = sys::monotonic();
@@ -334,7 +353,35 @@ impl EventLoop {
             true => shared.options.scarce_receive_bytes,
             false => shared.options.receive_bytes,
         };
+        if client_waits && waits && self.accepting.is_woken_alone() {
+            self.accept_first(shared);
+        }
         !self.batch.is_empty() || !self.remainder.is_empty() || shared.has_posts()
+    }
+
+    /// Accept before a request goes to the application: no other worker may know of the client.
+    fn accept_first(&mut self, shared: &Shared) {
+        for _ in 0..self.batch.len() {
+            let Some(item) = self.batch.pop_front() else {
+                break;
+            };
+            let listener = match &item {
+                Item::Event(event) => event.token.as_listener(),
+                Item::Proceed(_) => None,
+            };
+            match listener {
+                Some(index) => self.accept(shared, index, true),
+                None => self.batch.push_back(item),
+            }
+        }
+    }
+
+    fn accept(&mut self, shared: &Shared, index: usize, owes: bool) {
+        let most = shared.options.accept_batch;
+        let accepting = &mut self.accepting;
+        accepting.accept(shared, self.leader.now, index, most, owes);
+        // Behind those that wait already where a turn was not enough.
+        self.take_accepted(shared, self.remainder.is_empty());
     }
 
     /// Take the events that did not fit into one poll: the one may be among them that is next.
@@ -395,11 +442,7 @@ impl EventLoop {
                 Token::WAKE => return None,
                 token => match token.as_listener() {
                     Some(index) => {
-                        let most = shared.options.accept_batch;
-                        let _ = self.accepting.accept(shared, self.leader.now, index, most);
-                        // Behind those that wait already where a turn was not enough.
-                        let at_once = self.remainder.is_empty();
-                        self.take_accepted(shared, at_once);
+                        self.accept(shared, index, false);
                         return None;
                     }
                     None => shared.find(token)?, // else the event was older than the closing
@@ -438,6 +481,9 @@ impl EventLoop {
                 self.accepting.resume_accepting(shared, now); // a waiting client need not wait for the next sweep
             }
             self.accepting.look_again(shared, now, room_made);
+            if shared.look_for_clients.get() && shared.look_for_clients.swap(false) {
+                self.accepting.look_for_clients(shared);
+            }
         }
         self.accepting.limit_heads(shared, now);
         self.slow_readers.cut_off(shared, &self.leader);
@@ -520,8 +566,7 @@ impl Item {
     fn is_heavy(&self, shared: &Shared) -> bool {
         match self {
             Item::Proceed(connection) => connection.is_heavy(),
-            Item::Event(event) if event.token == Token::WAKE => false,
-            Item::Event(event) if event.token.as_listener().is_some() => false,
+            Item::Event(event) if !event.token.is_connection() => false,
             Item::Event(event) => shared
                 .find(event.token)
                 .is_some_and(|found| found.is_heavy()),

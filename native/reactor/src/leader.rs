@@ -90,8 +90,8 @@ pub struct LeaderState {
     pub deferred: VecDeque<Arc<Connection>>,
     /// What becomes ready waits for a thread: all are with the application.
     pub queues: bool,
-    /// The call of the request that is handed out will be short, but not so short that it does not pay
-    /// to have answers wait for it.
+    /// The method of the request that is handed out is safe, and its call will be short, but not so
+    /// short that it does not pay to have answers wait for it.
     pub short_call: bool,
 }
 

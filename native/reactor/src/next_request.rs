@@ -29,12 +29,18 @@ pub fn give_back(
         return false;
     }
     connection.set_phase(state, Phase::Answered);
-    if quiet && state.output.is_corked() {
+    if waits(shared, state) {
         shared.held_answers.add(connection, now);
-        return false;
+        return shared.led.get();
     }
     shared.post(connection, state);
     true
+}
+
+/// Whether the answer that has ended is sent with those to others. One whose connection was posted is
+/// sent by the next leader: a connection is in the inbox or among the held answers.
+pub fn waits(shared: &Shared, state: &ConnectionState) -> bool {
+    state.output.is_corked() && !state.queued && is_quiet(shared, state)
 }
 
 /// Whether a client that is answered has nothing more for the server, and the connection is kept.

@@ -129,6 +129,8 @@ pub struct Options {
     pub busy_pause: Nanos,
     pub busy_accept: Nanos,
     pub responsive: Nanos,
+    /// The kernel wakes one of the workers that wait for a client, and not all.
+    pub exclusive_wake: bool,
     pub receive_bytes: usize,
     pub scarce_receive_bytes: usize,
     pub store_bytes: usize,
@@ -157,9 +159,9 @@ pub struct Options {
     pub notable_call: Nanos,
     /// How much is kept of a head that was refused.
     pub refused_head: usize,
-    /// The stall monitor's interval.
     /// How long calls take after which an answer waits for others.
     pub held_call: Nanos,
+    /// The stall monitor's interval.
     pub monitor_tick: Nanos,
     pub monitor_idle: Nanos,
     pub client_left: u16,

@@ -24,7 +24,8 @@ impl Token {
     }
 
     pub fn as_listener(self) -> Option<usize> {
-        (self.0 & Self::LISTENER != 0).then_some((self.0 & !Self::LISTENER) as usize)
+        let is_listener = self != Self::WAKE && self.0 & Self::LISTENER != 0;
+        is_listener.then_some((self.0 & !Self::LISTENER) as usize)
     }
 }
 
@@ -98,9 +99,11 @@ impl Poller {
         self.0.tell_of_input(socket, token.0)
     }
 
-    /// Watch a listening socket: each poll reports it while a client waits.
-    pub fn add_listener(&self, number: RawFd, token: Token) -> io::Result<()> {
-        self.0.add_listener(number, token.0)
+    /// Watch a listening socket: each poll reports it while a client waits. If it is `exclusive`, a
+    /// client that comes ends the wait of one process that watches it so, where the kernel can do
+    /// that: of the one that has watched it for longest among those that wait.
+    pub fn add_listener(&self, number: RawFd, token: Token, exclusive: bool) -> io::Result<()> {
+        self.0.add_listener(number, token.0, exclusive)
     }
 
     pub fn remove(&self, number: RawFd) {

@@ -276,7 +276,8 @@ fn hand_out(
     uncork_for(connection, shared, state, &source, leader);
     leader.short_call = shared.slow_paths.last_call() >= shared.options.held_call && {
         let (head, bytes) = leader.read.head_of(&source);
-        shared.slow_paths.is_fast(PathHash::of(head.path(bytes)))
+        let safe = matches!(head.method.of(bytes), b"GET" | b"HEAD" | b"OPTIONS");
+        safe && shared.slow_paths.is_fast(PathHash::of(head.path(bytes)))
     };
     connection.set_phase(state, Phase::HandedOut);
     connection.set_deadline(NEVER);

@@ -331,9 +331,10 @@ pub fn hold(
 ///
 /// Only if the next request has arrived whole, so that its answer follows at once, and only
 /// a limited number of times before other connections have their turn; or if the client has sent
-/// nothing more, and this thread leads next. And only with a stall monitor: if the next call stalls,
-/// another thread has to send the pending output.
-pub fn cork(shared: &Shared, state: &mut ConnectionState, data: &[u8]) -> bool {
+/// nothing more, and no thread leads, while the poll that brought this request, the one with
+/// `number`, has brought more. And only with a stall monitor: if the next call stalls, another thread
+/// has to send the pending output.
+pub fn cork(shared: &Shared, state: &mut ConnectionState, number: u64, data: &[u8]) -> bool {
     let next = state.carry.remaining();
     let may = shared.attended.get()
         && state.parser.state() == State::Done
@@ -344,7 +345,10 @@ pub fn cork(shared: &Shared, state: &mut ConnectionState, data: &[u8]) -> bool {
         && !shared.draining.get()
         && match next.is_empty() {
             true => {
-                state.input == Input::Drained && shared.held_answers.may_add() && !shared.led.get()
+                state.input == Input::Drained
+                    && !state.queued
+                    && shared.held_answers.may_add(number)
+                    && !shared.led.get()
             }
             false => {
                 next.first().is_some_and(u8::is_ascii_alphabetic)
@@ -359,17 +363,18 @@ pub fn cork(shared: &Shared, state: &mut ConnectionState, data: &[u8]) -> bool {
     may
 }
 
-/// Send the answers that wait, and go on to the next requests of their connections.
-#[inline(never)]
-pub fn send_held(shared: &Shared, now: Nanos) {
-    for connection in shared.held_answers.take() {
-        let mut state = connection.lock();
-        uncork(&connection, &mut state);
-        if next_request::is_quiet(shared, &state) && !state.output.busy() {
-            next_request::begin_next(&connection, shared, &mut state, now);
-        } else {
-            shared.post(&connection, &mut state); // for the leader, which calls this
-        }
+/// Send an answer that waits, and go on to the next request of its connection.
+pub fn send_held(shared: &Shared, connection: &Arc<Connection>, now: Nanos) {
+    let mut state = connection.lock();
+    if state.phase != Phase::Answered {
+        return; // closed meanwhile
+    }
+    uncork(connection, &mut state);
+    if next_request::is_quiet(shared, &state) && !state.output.busy() {
+        state.log_finished(&shared.scoreboard, &shared.log_queue, None);
+        next_request::begin_next(connection, shared, &mut state, now);
+    } else {
+        shared.post(connection, &mut state); // for the leader, which calls this
     }
 }
 

@@ -118,6 +118,10 @@ pub struct Shared {
     pub told_of_forwarding: Flag,
     /// A connection was closed since accepting was last looked at.
     pub room_made: Flag,
+    /// A client waits that the kernel may have woken another worker for, which does not accept it.
+    pub look_for_clients: Flag,
+    /// How many threads wait for the interpreter lock, to take a request to the application.
+    pub attaching: AtomicUsize,
     /// The stall monitor leads, and a thread has come free.
     pub relieve: Flag,
     date_line: Mutex<DateLine>,
@@ -180,6 +184,8 @@ impl Shared {
             closed_in_child: Flag::default(),
             told_of_forwarding: Flag::default(),
             room_made: Flag::default(),
+            look_for_clients: Flag::default(),
+            attaching: AtomicUsize::new(0),
             relieve: Flag::default(),
             date_line: Mutex::default(),
             files,

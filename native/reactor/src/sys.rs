@@ -22,7 +22,7 @@ mod platform;
 mod platform;
 
 use platform::SEND_FLAGS;
-pub use platform::{NO_EVENT, Queue, RawEvent, socket_events};
+pub use platform::{EXCLUSIVE_WAKE, NO_EVENT, Queue, RawEvent, socket_events};
 
 /// What an event says of a socket.
 #[derive(Clone, Copy)]

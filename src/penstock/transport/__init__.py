@@ -353,6 +353,13 @@ class Transport(ResponseSupport, Protocol):
         To be called about once a second, from another thread.
         """
 
+    def look_for_clients(self) -> None:
+        """Accept a client that waits, where the kernel woke another worker, and that one does not.
+
+        It may have been stopped, or ended, between its waking and its accepting. To be called about
+        once a second, from another thread.
+        """
+
     def publish(self) -> None:
         """Write to the slot what is not kept up to date there all the time.
 

@@ -9,6 +9,7 @@ setting changes, each with its reason.
 from __future__ import annotations
 
 import os
+import select
 from collections.abc import Callable, Mapping
 from dataclasses import field
 from typing import TYPE_CHECKING, Any, Literal
@@ -221,6 +222,9 @@ class TransportConfig:
     """
     responsive_seconds: float = 0.01
     """A worker that has not looked at its sockets for longer is not expected to accept."""
+    exclusive_wake: bool = hasattr(select, "EPOLLEXCLUSIVE")
+    """Whether the kernel can wake one of the workers that wait at a listener for a new connection,
+    and not all of them; on Linux it can."""
     evict_idle_seconds: float = 1.0
     """At ``max_connections``, a connection that was idle for this long makes room for a new one."""
 
@@ -325,14 +329,14 @@ class TransportConfig:
     """A call of the application that lasts longer counts as slow."""
     slow_share: float = 0.25
     """With a larger share of slow calls, the leader wakes its successor before it calls."""
-    stalled_call_seconds: float = 0.02
-    """With one thread, the stall monitor starts when calls have lasted for this long..."""
     held_call_seconds: float = 0.000025
     """After a call that has lasted for at least so long, the native transport has an answer wait
     while it calls the application for the next request of the same poll: a system call between two
     calls costs the interpreter a part of what the processor's caches hold of it. A text that is
     ready takes 10 microseconds with what sends it, and to keep its answer would cost more than it
     saves; a framework, or some JSON, takes 30 and more."""
+    stalled_call_seconds: float = 0.02
+    """With one thread, the stall monitor starts when calls have lasted for this long..."""
     notable_call_seconds: float = LEAST_SLOW_SECONDS
     """A call that lasts longer may be among the slowest (``penstockctl slow``). To look at it costs
     a few microseconds."""

@@ -16,10 +16,38 @@ if TYPE_CHECKING:
 
 # -- accept balancing ---------------------------------------------------------------------------
 #
-# Workers that share a listening socket are all woken for a new connection. Each accepts in small
-# steps, and leaves the rest for a moment to workers that have fewer connections. If these do not
-# come, because they are stopped or get no processor, the worker accepts after a few such moments,
-# and then in steps that grow.
+# Where the kernel can wake one of the workers that share a listening socket for a new connection,
+# it wakes the one that has watched the socket for longest among those that wait. That one accepts
+# it, since no other one may know of it, and then goes behind the others. A worker that might not
+# accept is woken beside the one that does.
+#
+# Elsewhere all of them are woken. In both cases a worker accepts in small steps, and leaves the
+# rest for a moment to workers that have fewer connections. If these do not come, because they are
+# stopped or get no processor, the worker accepts after a few such moments, and then in steps that
+# grow.
+
+
+def watches_exclusively(
+    config: TransportConfig, alone: bool, hindered: bool, connections: int, descriptors: int
+) -> bool:
+    """Return True if a worker that is about to wait is woken for a client in place of another one.
+
+    ``alone`` is whether no other worker serves, ``hindered`` whether this one might not accept the
+    client at once; ``connections`` and ``descriptors`` are as for `has_room`.
+    """
+    if alone or hindered or not config.exclusive_wake:
+        return False
+    return has_room(config, connections, descriptors)
+
+
+def steps_back(own: int, fewest: int | None) -> bool:
+    """Return True if a worker that has accepted goes behind the others in the kernel's queue.
+
+    ``own`` is its number of connections, ``fewest`` the least of the others (see
+    `leaves_to_others`). One that still has fewer than all others stays: it is new, and gets the
+    next connections until it has its share.
+    """
+    return fewest is not None and own >= fewest
 
 
 def leaves_to_others(config: TransportConfig, own: int, fewest: int | None, threads: int) -> bool:

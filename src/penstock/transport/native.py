@@ -14,6 +14,7 @@ from penstock.transport.io_bound import IO_BOUND_KEY, IoBound, no_thread
 from penstock.transport.log_lines import RequestLog
 from penstock.transport.notable import EndedCall
 from penstock.transport.spool import SpooledBody
+from penstock.transport.waiting_clients import clients_wait
 from penstock.transport.websockets import WebSockets
 from penstock.wsgi.environ import DroppedFields
 from penstock.wsgi.headers import check_head
@@ -165,6 +166,11 @@ class NativeTransport:
         if self._unstarted and self._slot.longest_call() >= self._config.busy_accept_seconds:
             with contextlib.suppress(RuntimeError):  # no thread is left for this process, now
                 self._attend()
+
+    def look_for_clients(self) -> None:
+        """See `penstock.transport.Transport.look_for_clients`."""
+        if len(self._slot.scoreboard.slots) > 1 and clients_wait(self._listeners):
+            self._native.look_for_clients()
 
     def publish(self) -> None:
         """See `penstock.transport.Transport.publish`."""

@@ -541,6 +541,7 @@ class Worker:
     def _look(self) -> None:
         """Do what is due once a second."""
         self.transport.look_at_calls()
+        self.transport.look_for_clients()
         self.transport.publish()
         if self.error_log.is_waiting:
             self.error_log.pump()

@@ -8,6 +8,9 @@ use std::mem;
 use std::os::fd::RawFd;
 use std::sync::Mutex;
 
+/// The kernel can wake one of several processes that wait for a client.
+pub const EXCLUSIVE_WAKE: bool = true;
+
 /// No signal for a connection that is gone: the error does.
 pub const SEND_FLAGS: libc::c_int = libc::MSG_NOSIGNAL;
 
@@ -196,8 +199,9 @@ impl Queue {
     }
 
     /// Report a listener in each wait while a client is in its queue.
-    pub fn add_listener(&self, listener: RawFd, token: u64) -> io::Result<()> {
-        self.watch(listener, libc::EPOLLIN, token)
+    pub fn add_listener(&self, listener: RawFd, token: u64, exclusive: bool) -> io::Result<()> {
+        let mode = if exclusive { libc::EPOLLEXCLUSIVE } else { 0 };
+        self.watch(listener, libc::EPOLLIN | mode, token)
     }
 
     pub fn remove_listener(&self, listener: RawFd) {

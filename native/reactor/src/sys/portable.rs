@@ -12,6 +12,9 @@ use kqueue::{
     EV_ADD, EV_CLEAR, EV_DELETE, EV_EOF, EVFILT_READ, EVFILT_USER, EVFILT_WRITE, NOTE_TRIGGER,
 };
 
+/// A client that comes ends the wait of all processes that share a listener.
+pub const EXCLUSIVE_WAKE: bool = false;
+
 /// No signal for a connection that is gone: the error does.
 #[cfg(not(target_vendor = "apple"))]
 pub const SEND_FLAGS: libc::c_int = libc::MSG_NOSIGNAL;
@@ -199,7 +202,7 @@ impl Queue {
     }
 
     /// Report a listener in each wait while a client is in its queue.
-    pub fn add_listener(&self, listener: RawFd, token: u64) -> io::Result<()> {
+    pub fn add_listener(&self, listener: RawFd, token: u64, _exclusive: bool) -> io::Result<()> {
         self.apply(&[change(listener as usize, EVFILT_READ, EV_ADD, token)])
     }
 

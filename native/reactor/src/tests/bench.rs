@@ -18,7 +18,7 @@ use crate::spool::Spool;
 use crate::states::{Fate, Phase};
 use crate::stream::Stream;
 use crate::sync::lock;
-use crate::sys::{Fd, MILLISECOND, Nanos, Peer, Readiness, SECOND, SocketEvents};
+use crate::sys::{EXCLUSIVE_WAKE, Fd, MILLISECOND, Nanos, Peer, Readiness, SECOND, SocketEvents};
 use penstock_protocol::Limits;
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -356,6 +356,7 @@ pub fn options() -> Options {
         busy_pause: 10 * MILLISECOND,
         busy_accept: SECOND,
         responsive: 10 * MILLISECOND,
+        exclusive_wake: EXCLUSIVE_WAKE,
         receive_bytes: 64 * 1024,
         scarce_receive_bytes: 4 * 1024,
         store_bytes: 256 * 1024,

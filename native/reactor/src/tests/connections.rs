@@ -405,7 +405,12 @@ fn an_answer_that_waits_for_the_next_one_is_sent_if_that_takes_its_time() {
     bench.send(&client, &GET.repeat(2));
     let first = bench.take();
     let mut state = first.connection.lock();
-    assert!(responding::cork(&bench.shared, &mut state, OK));
+    assert!(responding::cork(
+        &bench.shared,
+        &mut state,
+        first.number,
+        OK
+    ));
     bench.shared.slow_paths.note(PathHash::of(b"/get"), 0);
     next_request::give_back(
         &first.connection,
@@ -442,17 +447,23 @@ fn polled_together(bench: &mut Bench, count: usize) -> (Vec<Client>, Waiting) {
     (clients, bench.take())
 }
 
-/// Answer as the application's thread does; return whether the answer waits.
-fn answer_or_hold(bench: &Bench, waiting: &Waiting) -> bool {
-    let mut state = waiting.connection.lock();
-    let held = responding::cork(&bench.shared, &mut state, OK);
+/// Answer as the application's thread does, which gives the lock up in between; return whether the
+/// answer waits, and whether the leader has to hurry.
+fn answer_with(bench: &Bench, waiting: &Waiting, meanwhile: impl FnOnce()) -> (bool, bool) {
+    let lock = || waiting.connection.lock();
+    let held = responding::cork(&bench.shared, &mut lock(), waiting.number, OK);
     if !held {
-        let sent = responding::send_small(&bench.shared, &waiting.connection, &mut state, OK);
+        let sent = responding::send_small(&bench.shared, &waiting.connection, &mut lock(), OK);
         assert!(sent.is_ok());
     }
+    meanwhile();
     let now = crate::sys::monotonic();
-    next_request::give_back(&waiting.connection, &bench.shared, &mut state, now);
-    held
+    let hurry = next_request::give_back(&waiting.connection, &bench.shared, &mut lock(), now);
+    (held, hurry)
+}
+
+fn answer_or_hold(bench: &Bench, waiting: &Waiting) -> bool {
+    answer_with(bench, waiting, || ()).0
 }
 
 #[test]
@@ -615,6 +626,67 @@ fn a_client_that_leaves_while_its_answer_waits_is_let_go() {
     bench.reset(&clients[0]);
     bench.turn();
     assert!(clients[0].is_closed());
+}
+
+#[test]
+fn a_leader_that_polls_by_the_time_an_answer_begins_to_wait_is_woken() {
+    let mut bench = Bench::new(options());
+    let (_clients, first) = polled_together(&mut bench, 2);
+    let led = Arc::clone(&bench.shared.led);
+    assert_eq!(answer_with(&bench, &first, || led.set(true)), (true, true));
+}
+
+#[test]
+fn an_answer_that_is_sent_with_an_earlier_one_of_its_connection_does_not_wait_for_others() {
+    let mut bench = Bench::new(options());
+    let time = bench.shared.options.held_call;
+    bench.shared.slow_paths.note(PathHash::of(b"/get"), time);
+    let pipelining = bench.connect();
+    pipelining.put(&GET.repeat(2));
+    bench.tell_of_input(&pipelining);
+    for _ in 0..2 {
+        let other = bench.connect();
+        other.put(GET);
+        bench.tell_of_input(&other);
+    }
+    bench.step();
+    let first = bench.take();
+    assert!(answer_or_hold(&bench, &first)); // the second request is here
+    // Another leader has polled while the call lasted, and has taken a part of that.
+    pipelining.put(GET);
+    bench.tell_of_input(&pipelining);
+    bench.step();
+    let second = bench.take();
+    assert!(Arc::ptr_eq(&second.connection, &pipelining.connection));
+    answer_or_hold(&bench, &second);
+    for _ in 0..2 {
+        bench.step();
+        let next = bench.take();
+        answer_or_hold(&bench, &next);
+    }
+    bench.step();
+    assert_eq!(pipelining.statuses(), [200, 200]);
+    let third = bench.take();
+    assert!(Arc::ptr_eq(&third.connection, &pipelining.connection));
+    bench.step();
+    assert_eq!(pipelining.phase(), Phase::HandedOut);
+}
+
+#[test]
+fn rfc9110_9_2_1_no_answer_to_a_method_that_is_not_safe_waits() {
+    let mut bench = Bench::new(options());
+    let (_clients, first) = polled_together(&mut bench, 1);
+    answer_or_hold(&bench, &first);
+    for method in ["DELETE", "GET", "GET"] {
+        let client = bench.connect();
+        client.put(format!("{method} /get HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes());
+        bench.tell_of_input(&client);
+    }
+    for held in [false, true] {
+        bench.step();
+        let next = bench.take();
+        assert_eq!(answer_or_hold(&bench, &next), held);
+    }
 }
 
 /// A request of a path whose calls have proved fast, while no thread leads.

@@ -13,6 +13,7 @@ from penstock.transport.python.exchange import PythonExchange
 from penstock.transport.python.leader_followers import LeaderFollowers
 from penstock.transport.python.loop import Loop
 from penstock.transport.python.response_head import HeadCheck
+from penstock.transport.waiting_clients import clients_wait
 from penstock.transport.websockets import WebSockets
 from penstock.wsgi.headers import check_head
 
@@ -109,6 +110,13 @@ class PythonTransport:
     def look_at_calls(self) -> None:
         """See `penstock.transport.Transport.look_at_calls`."""
         self._threads.look_at_calls()
+
+    def look_for_clients(self) -> None:
+        """See `penstock.transport.Transport.look_for_clients`."""
+        loop = self._loop
+        if loop.balancing is not None and clients_wait(it.listener for it in loop.acceptors):
+            loop.look_for_clients = True
+            loop.wake()
 
     def serve(
         self, handle: Callable[[Exchange], None], _calls: ApplicationCalls | None = None

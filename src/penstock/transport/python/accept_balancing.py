@@ -1,9 +1,10 @@
 """Accept balancing: which of several workers with the same listening sockets accepts.
 
-The kernel wakes all of them, and the fastest would accept: one worker could then have most of the
+Where the kernel wakes all of them, the fastest would accept: one worker could then have most of the
 keep-alive connections permanently. So each worker looks at the others' counts on the scoreboard
-before it accepts, and leaves new connections for a moment to a worker that has fewer. No worker
-decides for another: wrong counts would delay new connections a little, and lose none.
+before it accepts, and leaves new connections for a moment to a worker that has fewer. Where the
+kernel wakes one, the others take turns. No worker decides for another: wrong counts would delay new
+connections a little, and lose none.
 """
 
 from __future__ import annotations
@@ -23,7 +24,12 @@ from penstock.telemetry.scoreboard import (
     STATE,
     WAITING,
 )
-from penstock.transport.decisions import accept_step, accepts_into_queue, leaves_to_others
+from penstock.transport.decisions import (
+    accept_step,
+    accepts_into_queue,
+    leaves_to_others,
+    watches_exclusively,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,6 +56,24 @@ class AcceptBalancing:
         # How many connections the others had accepted that would accept, and when that changed.
         self._others_accepted = -1
         self._others_moved_at = -math.inf
+        self.exclusive = False
+        """The listeners are watched so that this worker is woken in place of another one, and not
+        beside all others."""
+        self.unable = False
+        """No room or no descriptor was left when a client was last to be accepted."""
+        self.went_behind = False
+        """The worker went behind the others, and clients may wait of which these know, too."""
+
+    def changes_watch(self, hindered: bool, connections: int, descriptors: int) -> bool:
+        """Return True if the listeners are to be watched otherwise while the leader waits.
+
+        The arguments are those of `watches_exclusively`.
+        """
+        before = self.exclusive
+        self.exclusive = watches_exclusively(
+            self._config, self._is_alone(), hindered or self.unable, connections, descriptors
+        )
+        return self.exclusive is not before
 
     def fewest_of_others(self) -> int | None:
         """Return the fewest connections of those that would accept now; None if none would."""
@@ -98,6 +122,7 @@ class AcceptBalancing:
         elif self._deferrals > 0:
             self._in_vain += 1
         self._deferrals = 0
+        self.unable = False
 
     def has_deferred(self) -> bool:
         """Return True if connections were left to others, and that was not yet forgotten."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
-from selectors import EVENT_READ
 from typing import TYPE_CHECKING, Any
 
 from penstock import messages
 from penstock.telemetry.scoreboard import DENIED
+from penstock.transport.decisions import leaves_to_others, steps_back
 from penstock.transport.python import handshaking, proxying
 from penstock.transport.python.connection import Connection
 from penstock.transport.python.stream import Stream
@@ -45,10 +46,25 @@ class Acceptor:
         if not self.watched and self.is_open():
             self.watched = True
             self.left_to_others = False
-            self._loop.selector.register(self.listener.socket, EVENT_READ, self)
+            self._register()
             if not self.able:
                 self.able = True
                 self._loop.tell_accepting()
+
+    def _register(self) -> None:
+        balancing = self._loop.balancing
+        exclusive = balancing is not None and balancing.exclusive
+        self._loop.selector.register_listener(self.listener.socket, self, exclusive=exclusive)
+        if balancing is not None:
+            balancing.went_behind |= exclusive
+
+    def watch_again(self) -> None:
+        """Watch the listening socket from the end of the kernel's queue of workers on."""
+        if self.watched:
+            self.stop()
+            with contextlib.suppress(OSError):  # no memory: the next sweep tries again
+                self._register()
+                self.watched = True
 
     def stop(self) -> None:
         """Stop watching the listening socket; it stays open."""
@@ -65,6 +81,8 @@ class Acceptor:
         self._resume_at = self._loop.now + seconds
         self.stop()
         self.able = False
+        if self._loop.balancing is not None:
+            self._loop.balancing.unable = True
         self._loop.tell_accepting()
 
     def resume(self) -> None:
@@ -102,19 +120,54 @@ class Acceptor:
         if balancing is None or self._loop.draining:
             self.accept(self._loop.config.accept_batch)
         else:
-            self._accept_share(balancing)
+            self._accept_share(balancing, owes=False)
 
-    def _accept_share(self, balancing: AcceptBalancing) -> None:
-        """Accept while this worker has no more than its share; leave the rest to others."""
-        insists = balancing.insists()
+    def accept_first(self, balancing: AcceptBalancing) -> None:
+        """Accept a client for whom the kernel may have woken no other worker."""
+        if self.watched and not self._loop.draining:
+            self._accept_share(balancing, owes=True)
+
+    def _accept_share(self, balancing: AcceptBalancing, *, owes: bool) -> None:
+        """Accept while this worker has no more than its share; leave the rest to others.
+
+        With ``owes`` the first client is not left to others: they may not know of it.
+        """
+        connections, insists = self._loop.connections, balancing.insists()
+        is_empty, taken = False, 0
         for taken in range(balancing.step()):
-            if self._leaves_to_others(balancing, insists, taken):
+            alone = balancing.exclusive and taken > 0 and not insists
+            if alone and balancing.has_more_than_others(len(connections)):
+                break
+            bound = owes and taken == 0
+            if not bound and self._leaves_to_others(balancing, insists, taken):
                 return
             before = self._loop.accepted
-            if self.accept(1) or not self.watched:
+            is_empty = self.accept(1)
+            if not self.watched:
                 return
+            if is_empty:
+                break
             if self._loop.accepted > before:
                 balancing.accepted(insists)
+        else:
+            taken += 1
+        if taken > 0 and balancing.exclusive:
+            self._step_back(balancing, is_empty)
+
+    def _step_back(self, balancing: AcceptBalancing, is_empty: bool) -> None:
+        """Go behind the other workers unless they all have more connections.
+
+        Where they have fewer, this worker is out of their way for a moment. Unless the accept queue
+        ``is_empty``, the next poll shows whether a client waits that others know of, too.
+        """
+        config, own = self._loop.config, len(self._loop.connections)
+        fewest = balancing.fewest_of_others()
+        if leaves_to_others(config, own, fewest, own + 1):
+            self._leave_to_others(config.balance_pause_seconds)
+        elif steps_back(own, fewest):
+            behind = balancing.went_behind
+            self.watch_again()
+            balancing.went_behind = behind or not is_empty
 
     def _leaves_to_others(self, balancing: AcceptBalancing, insists: bool, taken: int) -> bool:
         """Return True if new connections are left to others; then the acceptor pauses."""

@@ -35,6 +35,15 @@ class OtherSelector:
         """Watch a source for the events of ``mask``. Raises ``OSError``."""
         self._selector.register(source, mask, handler)
 
+    def register_listener(self, source: Source, handler: object, *, exclusive: bool) -> None:
+        """Watch a listening socket for clients. Raises ``OSError``.
+
+        If it is ``exclusive``, a client that comes ends the wait of one process that watches it so,
+        where the kernel can do that: of the one that has watched it for longest among those that
+        wait.
+        """
+        self.register(source, EVENT_READ, handler)
+
     def modify(self, source: Source, mask: int, handler: object) -> None:
         """Watch it for other events from now on. Raises ``OSError``."""
         self._selector.modify(source, mask, handler)
@@ -58,6 +67,7 @@ if hasattr(select, "epoll"):
         EVENT_WRITE: select.EPOLLOUT,
         EVENT_READ | EVENT_WRITE: select.EPOLLIN | select.EPOLLOUT,
     }
+    _EXCLUSIVE = getattr(select, "EPOLLEXCLUSIVE", 0)
     _EVERY = select.EPOLLIN | select.EPOLLOUT | select.EPOLLERR | select.EPOLLHUP | select.EPOLLPRI
     # An error, or the end of both sides, makes reading and writing return it.
     _MASKS = [
@@ -78,6 +88,12 @@ if hasattr(select, "epoll"):
             descriptor = source.fileno()
             self._epoll.register(descriptor, _EVENTS[mask])
             self._watched[descriptor] = (handler, mask)
+
+        def register_listener(self, source: Source, handler: object, *, exclusive: bool) -> None:
+            """See `OtherSelector.register_listener`."""
+            descriptor = source.fileno()
+            self._epoll.register(descriptor, select.EPOLLIN | (_EXCLUSIVE if exclusive else 0))
+            self._watched[descriptor] = (handler, EVENT_READ)
 
         def modify(self, source: Source, mask: int, handler: object) -> None:
             """See `OtherSelector.modify`."""
@@ -131,6 +147,7 @@ class IdleSelector:
         self._selector = selector
         self._when_idle = when_idle
         self.register, self.modify = selector.register, selector.modify
+        self.register_listener = selector.register_listener
         self.unregister, self.close = selector.unregister, selector.close
 
     def select(self, timeout: float | None) -> Ready:

@@ -145,6 +145,7 @@ class Loop:
         "histograms",
         "logger",
         "look_again_at",
+        "look_for_clients",
         "notable_ns",
         "now",
         "observers",
@@ -267,6 +268,8 @@ class Loop:
         self.selector.register(self._waker.reader, EVENT_READ, self._waker)
 
         self.handing_over = False  # set by any thread, before `draining`
+        # Set by any thread: a client waits that the kernel may have woken another worker for.
+        self.look_for_clients = False
         self.ask_full: Callable[[], bool] | None = None  # set while the stall monitor leads
         self.full = False  # every thread is in the application, and the monitor leads
         self._told_full = False
@@ -390,9 +393,12 @@ class Loop:
             self._watch_accepted()
         self._polling = True
         began = time.monotonic()
-        looks = self.balancing is not None and self._looks_for_clients(self.balancing)
+        balancing = self.balancing
+        looks = balancing is not None and self._looks_for_clients(balancing)
         behind = bool(batch or remainder.size)
         at_once = behind or self._inbox or unpolled or looks or self._slow_readers.slowest_last
+        if not at_once and balancing is not None:
+            self._begin_wait(balancing)
         timeout = 0.0 if at_once else self._time_to_sweep(began)
         if timeout != 0.0:
             self.slot_words[POLLED] = 1
@@ -404,9 +410,10 @@ class Loop:
         self._polling = False
         now = self.slot_words[POLLED] = time.monotonic_ns()
         self.now = self._polled_at = now / 1e9
-        if looks and not any(handler in self.acceptors for handler, _ in events):
-            assert self.balancing is not None
-            self.balancing.forget_deferrals()  # other workers took what was left to them
+        if balancing is not None:
+            balancing.went_behind = False
+            if looks and not any(handler in self.acceptors for handler, _ in events):
+                balancing.forget_deferrals()  # other workers took what was left to them
         batch.extend(events)
         while unpolled:
             batch.append((unpolled.popleft(), PROCEED))
@@ -425,6 +432,36 @@ class Loop:
         if (held or storing) and input_is_scarce(self.config, held, storing):
             self.receive_bytes = self.config.scarce_receive_bytes
             self.shares = True
+        if timeout != 0.0 and balancing is not None and balancing.exclusive:
+            self._accept_first(balancing)
+
+    def _begin_wait(self, balancing: AcceptBalancing) -> None:
+        """Have the listeners watched as fits a leader that is about to wait.
+
+        One that might not accept is woken beside the others, and not in place of one. A call in
+        another thread may keep the interpreter lock when the leader is woken.
+        """
+        if self.draining:
+            return
+        hindered = self.full or self.thread_slots.calling()
+        count = len(self.connections)
+        if balancing.changes_watch(hindered, count, count + self.budget.files):
+            for acceptor in self.acceptors:
+                acceptor.watch_again()
+
+    def _accept_first(self, balancing: AcceptBalancing) -> None:
+        """Accept before a request goes to the application: others may not know of the client."""
+        found = [handler for handler, _ in self.batch if handler in self.acceptors]
+        if not found:
+            return
+        others = [item for item in self.batch if item[0] not in found]
+        self.batch.clear()
+        self.batch.extend(others)
+        for acceptor in found:
+            try:
+                acceptor.accept_first(balancing)
+            except Exception:
+                self._contain(acceptor)
 
     def _take_from_remainder(self) -> tuple[Connection, int]:
         """Take the connection that is next, with its events.
@@ -461,7 +498,8 @@ class Loop:
 
         That poll does not wait: afterwards it would be unknown since when a client waits.
         """
-        return balancing.has_deferred() and all(acceptor.watched for acceptor in self.acceptors)
+        deferred = balancing.has_deferred() and all(acceptor.watched for acceptor in self.acceptors)
+        return balancing.went_behind or deferred
 
     def _time_to_sweep(self, now: float) -> float | None:
         if not self.connections and not self.draining and all(a.watched for a in self.acceptors):
@@ -487,6 +525,8 @@ class Loop:
             self._tell_full()
         if self._polled_at >= self.look_again_at:
             self._look_again()
+        if self.look_for_clients:
+            self._look_for_clients()
         # Measured against the last poll, not against now: what had arrived by then has been
         # handled. Deadlines do not count time in which the process did not run.
         if self._polled_at >= self._next_sweep:
@@ -509,6 +549,13 @@ class Loop:
         self.look_again_at = math.inf
         for acceptor in self.acceptors:
             acceptor.look_again()
+
+    def _look_for_clients(self) -> None:
+        self.look_for_clients = False
+        balancing = self.balancing
+        if balancing is not None and balancing.exclusive and not self.draining:
+            for acceptor in self.acceptors:
+                acceptor.watch_again()  # otherwise the next poll shows each client
 
     def _sweep(self, now: float) -> None:
         self._next_sweep = now + self._sweep_interval

@@ -73,6 +73,12 @@ class ThreadSlots:
         )
         return occupied >= self._config.threads
 
+    def calling(self) -> bool:
+        """Return True if a thread that counts is in the application."""
+        return any(
+            thread.exchange is not None and not thread.left_count for thread in list(self.slots)
+        )
+
     def begin(self, thread: ThreadSlot, exchange: PythonExchange) -> None:
         """Record that a thread calls the application with an exchange."""
         since = exchange.handed_out_at = time.monotonic_ns()
