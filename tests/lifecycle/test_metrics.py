@@ -123,18 +123,26 @@ def test_times_of_requests_are_counted_over_recycling_and_an_upgrade(
         assert server.stop() == 0
 
 
-def test_history_after_an_upgrade_begins_with_what_was_counted_before_it(tmp_path: Path) -> None:
+def test_history_goes_on_over_an_upgrade_and_no_count_falls_in_it(tmp_path: Path) -> None:
     control = str(tmp_path / "control")
     with Supervised(tmp_path, "--control", control, "--pid", "pid") as server:
         for _ in range(5):
             assert server.ask("/left").status == 200
+
+        def rows() -> list[dict[str, float]]:
+            history = ask(control, "GET", "/history?since=0", DEADLINE).value
+            return [dict(zip(history["names"], row, strict=True)) for row in history["rows"]]
+
+        assert eventually(rows)
+        [before] = rows()
         server.control("--control", control, "upgrade")
         assert server.process.wait(DEADLINE) == 0
         assert eventually(lambda: server.has_new_supervisor(tmp_path / "pid"))
-        history = ask(control, "GET", "/history?since=0", DEADLINE).value
-        rows = [dict(zip(history["names"], row, strict=True)) for row in history["rows"]]
-        assert [row["requests"] for row in rows] == [5] * len(rows)
-        assert rows
+        assert eventually(lambda: len(rows()) == 2)
+        first, later = rows()
+        assert first == before
+        assert later["at"] > before["at"]
+        assert later["requests"] == 5
         assert server.stop() == 0
 
 
