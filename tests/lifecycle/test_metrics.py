@@ -13,9 +13,9 @@ from prometheus_client.parser import text_string_to_metric_families as parsed
 
 from penstock.control.client import ask
 from support.invariant import eventually
-from support.lifecycle import Supervised, write_app
+from support.lifecycle import Supervised, json_of, write_app
 from support.load import Load
-from support.wire import DEADLINE
+from support.wire import DEADLINE, Client
 
 Counters = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -121,6 +121,60 @@ def test_times_of_requests_are_counted_over_recycling_and_an_upgrade(
         assert server.ask("/left").status == 200
         assert eventually(lambda: set(counted().values()) == {7})
         assert server.stop() == 0
+
+
+COMPUTES = """
+import sys
+import threading
+
+sys.setswitchinterval(0.05)
+reached = threading.Event()
+
+def app(environ, start_response):
+    if environ["REQUEST_METHOD"] == "POST":
+        while not reached.is_set():
+            pass
+    else:
+        reached.set()
+    start_response("200 OK", [("Content-Length", "4")])
+    return [b"done"]
+"""
+
+
+def test_a_request_that_waits_for_the_interpreter_lock_is_counted_by_its_method(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "shop.py").write_text(COMPUTES)
+    control = ("--control", str(tmp_path / "control"), "--transport", "native")
+    with ExitStack() as stack:
+        server = stack.enter_context(Supervised(tmp_path, "-w", "1", "--threads", "4", *control))
+        computing = stack.enter_context(Client(server.address))
+        computing.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
+        assert eventually(
+            lambda: (
+                len(json_of(server.control(*control[:2], "--json", "requests"))["requests"]) == 1
+            )
+        )
+        assert server.ask("/").status == 200
+        assert computing.read_response().status == 200
+
+        def waits(method: str) -> dict[str, float]:
+            """Return how many of a method waited for how long at most, and the sum."""
+            printed = server.control(*control[:2], "metrics").stdout
+            return {
+                sample.labels.get("le", sample.name.rpartition("_")[2]): sample.value
+                for family in parsed(printed)
+                if family.name == "penstock_request_lock_wait_seconds"
+                for sample in family.samples
+                if sample.labels["method"] == method
+            }
+
+        waited = waits("GET")
+        assert waited["count"] == 1
+        # One switch of threads is at least what it has waited for.
+        assert (waited["0.025"], waited["10.0"]) == (0, 1)
+        assert waited["sum"] > 0.05
+        assert waits("POST")["count"] == waits("POST")["0.025"] == 1
 
 
 def test_history_goes_on_over_an_upgrade_and_no_count_falls_in_it(tmp_path: Path) -> None:

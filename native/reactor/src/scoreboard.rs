@@ -22,7 +22,7 @@ layout! {
     WORD = 8,
     SLOT_WORDS = 192,
     SERIES = 120,
-    SERIES_WORDS = 64,
+    SERIES_WORDS = 80,
     STATUSES = 512,
     RECORD_BYTES = 64,
     ENTRY_BYTES = 512,

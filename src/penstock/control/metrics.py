@@ -320,6 +320,16 @@ METRICS: Final = (
         _request_times("application"),
     ),
     Metric(
+        "penstock_request_lock_wait_seconds",
+        "histogram",
+        "Time for which requests of the application have waited for the interpreter lock in native "
+        "code: before the call, and after a wait for the client. Where it grows, threads compute "
+        "at the same time: use fewer threads and more workers. Waits within the application are "
+        "not in it, and the Python transport cannot measure it: for both see "
+        "penstock_interpreter_lock_wait_seconds.",
+        _request_times("request_lock_wait"),
+    ),
+    Metric(
         "penstock_interpreter_lock_wait_seconds",
         "histogram",
         "How long a thread of a worker with requests has waited for the interpreter lock, measured "

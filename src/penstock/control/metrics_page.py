@@ -33,7 +33,24 @@ takes 2.3 to 2.7 ms with either transport (median on a machine of two cores, loo
 
 Times are histograms with the buckets of OpenTelemetry's conventions for HTTP, by method (`other`
 for one that is not in RFC 9110 or 5789, and for CONNECT and TRACE), class of status and protocol.
-Checks of health that the server answers itself are not in them. What workers count in memory of
+Checks of health that the server answers itself are not in them.
+
+Time spent waiting for the interpreter lock has two metrics, because no program can see all of it
+without a cost for each request: where the application computes, or comes back from the database,
+the interpreter gives the lock up and takes it again by itself.
+
+- `penstock_request_lock_wait_seconds` is exact, and a lower bound. The native transport reads the
+  clock where its own code asks for the lock: when a thread that has found a request, or was woken
+  for one, takes it to the application, and after each wait for the client within the call. What a
+  request that has waited for a thread waits for the lock then is in the time of its queue, too. The
+  Python transport has nothing there: it runs no code between the end of a wait and having the lock.
+- `penstock_interpreter_lock_wait_seconds` is a sample. Once a second a thread of each worker that
+  has a request gives the lock up, asks for it again, and measures how long that took. A thread of
+  the application that asked for the lock at this moment would have waited as long. So its share
+  above 5 ms is the probability that a thread has to wait for others that compute, in all of the
+  application's code and with both transports; it is no sum, and belongs to no request.
+
+What workers count in memory of
 their own is a second old at most; a worker that is killed takes its last second of it along.
 
 The numbers are those that workers write to memory that they share. Code that runs in a worker, such

@@ -29,7 +29,7 @@ SLOT_WORDS = 192
 """Words at the beginning of a slot: whole cache lines, with room for more counts."""
 SERIES = 120
 """Series of histograms in a slot: see `penstock.telemetry.histograms`."""
-SERIES_WORDS = 64
+SERIES_WORDS = 80
 """Words of one series."""
 STATUSES = 512
 """Words behind the series: how many requests had the status code 100, 101 and so on."""
