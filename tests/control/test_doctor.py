@@ -156,6 +156,26 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
         {"change": grows("crashed", 1 / 1800), "last_crashes": [BARE_CRASH]},
         "the last one in native code -> it is in a library: no extension module",
     ),
+    (
+        "crashed-workers",
+        {"change": grows("crashed", 1 / 1800), "crashes": {"SIGKILL": 1}},
+        "1 worker ended without an order",
+    ),
+    (
+        "no-worker",
+        {"state": "down", "counts": {"serving": 0, "stuck": 0, "halted": 0}},
+        "no worker serves.*penstockctl status",
+    ),
+    (
+        "stuck-workers",
+        {"counts": {"serving": 0, "stuck": 1, "halted": 2}},
+        "1 worker stuck and 2 workers halted -> penstockctl stacks.*PEN-6130.*kill -CONT",
+    ),
+    (
+        "stuck-workers",
+        {"counts": {"serving": 1, "stuck": 0, "halted": 1}},
+        "1 worker halted -> a halted one was stopped by SIGSTOP",
+    ),
     ("growing-memory", {"change": leaking}, "MiB in 30m00s.*--max-memory"),
     ("out-of-memory", {"change": grows("oom_kills", 2 / 1800)}, "2 processes.*memory limit"),
     ("shed-requests", {"change": grows("queue_full", 0.1)}, "180 requests got 503.*--queue"),
@@ -176,7 +196,7 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
         "10.0.0.7 has 6 of the 8.*--max-requests-per-client",
     ),
     ("full-disk", {"change": grows("spool_full", 0.01)}, "18 uploads got 507.*--temp-dir"),
-    ("slow-log", {"change": grows("log_dropped", 1.0)}, "1,800 requests.*--log-queue"),
+    ("slow-log", {"change": grows("log_dropped", 1.0)}, "lacks 1,800 requests.*--log-queue"),
     ("full-handshakes", {"change": grows("handshakes", 9.0)}, "16,200 TLS.*--keep-alive"),
     ("frequent-recycling", {"change": grows("recycled", 0.05)}, "90 workers.*--max-requests"),
     (

@@ -51,11 +51,11 @@ the interpreter gives the lock up and takes it again by itself.
   application's code and with both transports; it is no sum, and belongs to no request.
 
 The native transport counts in the shared memory alone: a worker that is killed has counted all that
-it has finished. The Python transport writes the histograms, the statuses and the bytes there once a
-second. Until then they are in the worker's own memory: a worker that is killed (SIGKILL, a crash)
-takes the last second of them along, and `penstock_requests_total`, which it writes at once, is ahead
-by these. To write them with each request was measured: it takes 1,540 instructions, 2 % of what a
-plain request takes with that transport.
+it has finished. The Python transport writes the histograms, the statuses and the bytes there once
+a second. Until then they are in the worker's own memory: a worker that is killed (SIGKILL, a crash)
+takes the last second of them along, and `penstock_requests_total`, which it writes at once, is
+ahead by these. To write them with each request was measured: it takes 1,540 instructions, 2 % of
+what a plain request takes with that transport.
 
 The numbers are those that workers write to memory that they share. Code that runs in a worker, such
 as an attacker's, can write any there, also to the places of other workers: metrics are no evidence
