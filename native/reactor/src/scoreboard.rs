@@ -73,6 +73,7 @@ layout! {
     SENDING = 46,
     CLOSING = 47,
     SERIES_USED = 48,
+    OUT_SPOOL_LIMIT = 54,
     REFUSED = 80,
     TOP_CLIENT = 128,
     TOP_CLIENT_ADDRESS = 129,

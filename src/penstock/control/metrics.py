@@ -51,6 +51,7 @@ CLOSED: Final = {
 """The reasons for which the server closes a connection that its client has not ended."""
 
 WAITS: Final = {
+    "out_spool": "out_spool_limit",
     "spool_full": "out_spool_full",
     "descriptors": "out_spool_files",
     "disk": "out_spool_disk",
@@ -401,8 +402,10 @@ METRICS: Final = (
     Metric(
         "penstock_responses_waited",
         "counter",
-        "Times that a response waited for its client with a thread, by reason: spool_full "
-        "(max_spool), descriptors (ulimit -n), disk (see the error log).",
+        "Times that a response waited for its client with a thread, by reason: out_spool (raise "
+        "that setting, or threads: no more of this response may be in a temporary file), "
+        "spool_full (raise max_spool), descriptors (raise ulimit -n), disk (the one of temp_dir "
+        "is full, or takes nothing).",
         _by("reason", WAITS),
     ),
     Metric(
