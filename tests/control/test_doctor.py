@@ -163,9 +163,10 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ),
     (
         "no-worker",
-        {"state": "down", "counts": {"serving": 0, "stuck": 0, "halted": 0}},
-        "no worker serves.*penstockctl status",
+        {"state": "down", "last_error": {"at": 1.8e9, "message": "no module named shop"}},
+        "no worker serves.*was: no module named shop -> the error log.*penstockctl status",
     ),
+    ("no-worker", {"state": "down", "last_error": None}, "in the listen queue -> the error log"),
     (
         "stuck-workers",
         {"counts": {"serving": 0, "stuck": 1, "halted": 2}},
@@ -238,6 +239,11 @@ def test_each_fault_is_found_and_said_with_figures_and_what_to_change(
     assert name in found
     said = f"{found[name].what} -> {found[name].advice}"
     assert re.search(expected, said), said
+
+
+def test_that_no_worker_serves_is_said_first() -> None:
+    found = diagnose(evidence(change=grows("crashed", 4 / 1800), state="down"))
+    assert [finding.rule for finding in found] == ["no-worker", "crashed-workers"]
 
 
 def test_every_rule_has_a_case() -> None:

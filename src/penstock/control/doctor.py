@@ -195,6 +195,44 @@ def _count(count: float, one: str, several: str = "") -> str:
     return f"{_number(count)} {one if count == 1 else several or f'{one}s'}"
 
 
+# -- workers that serve nothing: first, as all else may follow from it -----------------------------
+
+
+@rule
+def no_worker(evidence: Evidence) -> Finding | None:
+    """No worker serves."""
+    if evidence.status.get("state") != "down":
+        return None
+    last = evidence.status.get("last_error") or {}
+    said = f"; the last error was: {last['message']}" if last else ""
+    return Finding(
+        "no-worker",
+        f"no worker serves, and connections wait in the listen queue{said}",
+        "the error log has why each worker ended, and penstockctl status when the next one starts",
+        urgent=True,
+    )
+
+
+@rule
+def stuck_workers(evidence: Evidence) -> Finding | None:
+    """Workers do not go on."""
+    stuck, halted = (evidence.counts.get(state, 0) for state in ("stuck", "halted"))
+    if not stuck + halted:
+        return None
+    states = [
+        f"{_count(n, 'worker')} {state}" for n, state in ((stuck, "stuck"), (halted, "halted")) if n
+    ]
+    advice = []
+    if stuck:
+        advice.append("penstockctl stacks shows where the calls of a stuck worker stand (PEN-6130)")
+    if halted:
+        advice.append(
+            "a halted one was stopped by SIGSTOP or a debugger, and goes on after kill -CONT PID "
+            "(penstockctl workers has the process id)"
+        )
+    return Finding("stuck-workers", f"{' and '.join(states)}", "; ".join(advice), urgent=True)
+
+
 # -- threads, workers, processors ------------------------------------------------------------------
 
 
@@ -402,40 +440,6 @@ def _crash_site(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     if loaded:
         return where, f"it is in a library, or in one of these extension modules: {loaded}"
     return where, "it is in a library: no extension module of others was loaded"
-
-
-@rule
-def no_worker(evidence: Evidence) -> Finding | None:
-    """No worker serves."""
-    if evidence.status.get("state") != "down":
-        return None
-    return Finding(
-        "no-worker",
-        "no worker serves: connections wait in the listen queue",
-        "see penstockctl status for the last error and the time of the next start, and the error "
-        "log for why the workers ended",
-        urgent=True,
-    )
-
-
-@rule
-def stuck_workers(evidence: Evidence) -> Finding | None:
-    """Workers do not go on."""
-    stuck, halted = (evidence.counts.get(state, 0) for state in ("stuck", "halted"))
-    if not stuck + halted:
-        return None
-    states = [
-        f"{_count(n, 'worker')} {state}" for n, state in ((stuck, "stuck"), (halted, "halted")) if n
-    ]
-    advice = []
-    if stuck:
-        advice.append("penstockctl stacks shows where the calls of a stuck worker stand (PEN-6130)")
-    if halted:
-        advice.append(
-            "a halted one was stopped by SIGSTOP or a debugger, and goes on after kill -CONT PID "
-            "(penstockctl workers has the process id)"
-        )
-    return Finding("stuck-workers", f"{' and '.join(states)}", "; ".join(advice), urgent=True)
 
 
 @rule
