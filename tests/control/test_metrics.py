@@ -15,7 +15,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as prometheus
 
 from penstock.control import metrics
-from penstock.control.metrics import METRICS, accepts_openmetrics, render
+from penstock.control.metrics import METRICS, Metric, accepts_openmetrics, render
 from penstock.control.metrics_page import metrics_page
 from penstock.control.rows import Figures
 from penstock.telemetry.histograms import BOUNDS, Exemplar, series_number
@@ -161,7 +161,7 @@ def test_what_the_system_does_not_report_is_left_out(figures: Figures) -> None:
             "oom_kills",
             "throttled",
             "last_reload",
-            "capacity",
+            "TYPE penstock_capacity",
             "worker_age",
         ):
             assert name not in text
@@ -243,6 +243,16 @@ def check_answers(loop: ControlLoop, client: Client) -> None:
     assert (asked.status, asked.header("Content-Type")) == (200, metrics.OPENMETRICS)
     assert asked.body == render(loop.fake.figures(), openmetrics=True)
     assert client.request("HEAD", "/metrics").status == 200
+
+
+ADVICE = re.compile(r"\b(?:see|raise|lower|use|set|alert|aim|compare)\b", re.IGNORECASE)
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
+def test_a_help_text_says_what_to_do_and_names_metrics_that_exist(metric: Metric) -> None:
+    assert ADVICE.search(metric.help)
+    known = {name for each in METRICS for name in (each.name, each.sample_name)}
+    assert set(re.findall(r"penstock_\w+", metric.help)) <= known
 
 
 def test_the_page_is_made_from_the_declarations() -> None:
