@@ -222,6 +222,14 @@ def test_a_failed_reload_is_no_fault_once_another_one_has_succeeded() -> None:
     assert "failed-reload" not in {finding.rule for finding in found}
 
 
+def test_a_failed_reload_is_no_fault_once_an_upgrade_has_taken_the_server_over() -> None:
+    last = {"at": 1.8e9, "message": "no module named shop", "done": False}
+    failed: dict[str, Any] = {"change": grows("reloads_failed", 1 / 1800), "last_reload": last}
+    for since, expected in ((1.8e9 - 1, ["failed-reload"]), (1.8e9 + 1, [])):
+        found = diagnose(evidence(**failed, since=since))
+        assert [finding.rule for finding in found] == expected
+
+
 def test_a_crash_from_before_is_no_place_of_those_that_are_counted() -> None:
     earlier = CRASH | {"at": 1.8e9 - 1}
     found = diagnose(evidence(change=grows("crashed", 1 / 1800), last_crashes=[earlier]))

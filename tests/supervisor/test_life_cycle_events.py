@@ -110,6 +110,7 @@ def test_a_new_supervisor_keeps_events_and_places_of_crashes_once_in_the_order_o
     site = CrashSite(frames=("f (app.py:1)",), likely=("_foo",), modules=("_foo",))
     old.note("start", "the server starts")
     old.add_crash("SIGSEGV", worker)
+    old.last_reload = {"at": 1.8e9, "message": "reloaded", "done": True}
     old.add_crash_site("SIGSEGV", worker, site)
     sent = json.loads(json.dumps(old.hand_over()))
     for row in (*sent["events"], *sent["crashes"]):
@@ -125,6 +126,7 @@ def test_a_new_supervisor_keeps_events_and_places_of_crashes_once_in_the_order_o
     assert [event["kind"] for event in new.events] == ["start", "crash", "upgrade"]
     assert sorted(event["number"] for event in new.events) == [1, 2, 3]
     assert [row["reason"] for row in new.last_crashes] == ["SIGSEGV", "SIGBUS"]
+    assert new.last_reload == old.last_reload
 
 
 def test_a_new_supervisor_keeps_its_own_event_before_the_oldest_of_the_one_before() -> None:

@@ -698,6 +698,8 @@ def failed_reload(evidence: Evidence) -> Finding | None:
     last = evidence.status.get("last_reload")
     if not evidence.past.grown("reloads_failed") or last is None or last.get("done"):
         return None
+    if last["at"] < evidence.status.get("since", 0):
+        return None  # an upgrade has taken the new settings and code in since
     return Finding(
         "failed-reload",
         f"a reload failed, and the old workers go on: {last['message']}",

@@ -229,11 +229,12 @@ class Counters:
         return {"number": self._noted, "at": at, "kind": kind, "text": text[:MOST_OF_EVENT]}
 
     def hand_over(self) -> Message:
-        """Return the events, and where workers crashed, for the supervisor that takes over."""
+        """Return what it keeps beside counts, for the supervisor that takes over."""
         return {
             "event": "life cycle",
             "events": [[row["at"], row["kind"], row["text"]] for row in self.events],
             "crashes": list(self.last_crashes),
+            "reload": self.last_reload,
         }
 
     def take_over(self, message: Message) -> None:
@@ -248,6 +249,9 @@ class Counters:
         self.events = deque(sorted(rows, key=lambda row: row["at"]), maxlen=MOST_EVENTS)
         crashed = [row for row in message["crashes"] if _is_crash_row(row)]
         sites = [*self.last_crashes, *(row for row in crashed if row not in self.last_crashes)]
+        match message["reload"]:
+            case {"at": float(at), "message": str(text), "done": bool(done)}:
+                self.last_reload = self.last_reload or {"at": at, "message": text, "done": done}
         in_order = sorted(sites, key=lambda row: row["at"])
         self.last_crashes = deque(in_order, maxlen=MOST_CRASHES)
 
