@@ -6,9 +6,7 @@ hundred kilobytes whatever the server does. At an upgrade the new supervisor tak
 
 from __future__ import annotations
 
-import base64
 import time
-import zlib
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -171,6 +169,9 @@ class History:
         Most numbers are those of the row before: they are compressed, so that the channel's socket
         takes the message at once.
         """
+        import base64  # at an upgrade alone
+        import zlib
+
         values = array("d")
         for row in self._rows:
             values += row
@@ -182,6 +183,9 @@ class History:
 
         That may be of another version: rows without all of the numbers are left out.
         """
+        import base64
+        import zlib
+
         names = list(message["names"])
         if message["bounds"] != list(BOUNDS) or not {*NAMES} <= {*names}:
             return
