@@ -156,6 +156,27 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
         {"change": grows("crashed", 1 / 1800), "last_crashes": [BARE_CRASH]},
         "the last one in native code -> it is in a library: no extension module",
     ),
+    (
+        "crashed-workers",
+        {"change": grows("crashed", 1 / 1800), "crashes": {"SIGKILL": 1}},
+        "1 worker ended without an order",
+    ),
+    (
+        "no-worker",
+        {"state": "down", "last_error": {"at": 1.8e9, "message": "no module named shop"}},
+        "no worker serves.*was: no module named shop -> the error log.*penstockctl status",
+    ),
+    ("no-worker", {"state": "down", "last_error": None}, "in the listen queue -> the error log"),
+    (
+        "stuck-workers",
+        {"counts": {"serving": 0, "stuck": 1, "halted": 2}},
+        "1 worker stuck and 2 workers halted -> penstockctl stacks.*PEN-6130.*kill -CONT",
+    ),
+    (
+        "stuck-workers",
+        {"counts": {"serving": 1, "stuck": 0, "halted": 1}},
+        "1 worker halted -> a halted one was stopped by SIGSTOP",
+    ),
     ("growing-memory", {"change": leaking}, "MiB in 30m00s.*--max-memory"),
     ("out-of-memory", {"change": grows("oom_kills", 2 / 1800)}, "2 processes.*memory limit"),
     ("shed-requests", {"change": grows("queue_full", 0.1)}, "180 requests got 503.*--queue"),
@@ -176,7 +197,7 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
         "10.0.0.7 has 6 of the 8.*--max-requests-per-client",
     ),
     ("full-disk", {"change": grows("spool_full", 0.01)}, "18 uploads got 507.*--temp-dir"),
-    ("slow-log", {"change": grows("log_dropped", 1.0)}, "1,800 requests.*--log-queue"),
+    ("slow-log", {"change": grows("log_dropped", 1.0)}, "lacks 1,800 requests.*--log-queue"),
     ("full-handshakes", {"change": grows("handshakes", 9.0)}, "16,200 TLS.*--keep-alive"),
     ("frequent-recycling", {"change": grows("recycled", 0.05)}, "90 workers.*--max-requests"),
     (
@@ -201,6 +222,14 @@ def test_a_failed_reload_is_no_fault_once_another_one_has_succeeded() -> None:
     assert "failed-reload" not in {finding.rule for finding in found}
 
 
+def test_a_failed_reload_is_no_fault_once_an_upgrade_has_taken_the_server_over() -> None:
+    last = {"at": 1.8e9, "message": "no module named shop", "done": False}
+    failed: dict[str, Any] = {"change": grows("reloads_failed", 1 / 1800), "last_reload": last}
+    for since, expected in ((1.8e9 - 1, ["failed-reload"]), (1.8e9 + 1, [])):
+        found = diagnose(evidence(**failed, since=since))
+        assert [finding.rule for finding in found] == expected
+
+
 def test_a_crash_from_before_is_no_place_of_those_that_are_counted() -> None:
     earlier = CRASH | {"at": 1.8e9 - 1}
     found = diagnose(evidence(change=grows("crashed", 1 / 1800), last_crashes=[earlier]))
@@ -218,6 +247,11 @@ def test_each_fault_is_found_and_said_with_figures_and_what_to_change(
     assert name in found
     said = f"{found[name].what} -> {found[name].advice}"
     assert re.search(expected, said), said
+
+
+def test_that_no_worker_serves_is_said_first() -> None:
+    found = diagnose(evidence(change=grows("crashed", 4 / 1800), state="down"))
+    assert [finding.rule for finding in found] == ["no-worker", "crashed-workers"]
 
 
 def test_every_rule_has_a_case() -> None:

@@ -15,11 +15,12 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as prometheus
 
 from penstock.control import metrics
-from penstock.control.metrics import METRICS, accepts_openmetrics, render
+from penstock.control.metrics import METRICS, Metric, accepts_openmetrics, render
 from penstock.control.metrics_page import metrics_page
 from penstock.control.rows import Figures
 from penstock.telemetry.histograms import BOUNDS, Exemplar, series_number
 from penstock.telemetry.refusals import RULES
+from penstock.telemetry.scoreboard import SERIES_WORDS
 from support.control_loop import ControlLoop, FakeSupervisor, connect
 from support.wire import Client
 
@@ -66,7 +67,9 @@ def test_a_histogram_has_the_buckets_up_to_each_bound_their_sum_and_their_number
     figures: Figures,
 ) -> None:
     words = [1, 2, 3, *[0] * 11, 4, 2_500_000_000]
-    figures["series"] = {series_number("PUT", "404 Not Found", "HTTP/1.1"): words + [0] * 48}
+    figures["series"] = {
+        series_number("PUT", "404 Not Found", "HTTP/1.1"): words + [0] * (SERIES_WORDS - 16)
+    }
     for form, parser in ((False, prometheus), (True, openmetrics)):
         found = samples(parser(render(figures, openmetrics=form).decode()))
         labels = (("method", "PUT"), ("protocol", "HTTP/1.1"), ("status", "4xx"))
@@ -112,7 +115,7 @@ def test_openmetrics_alone_has_the_exemplars_of_durations(figures: Figures) -> N
 
 def test_a_bucket_that_has_counted_no_request_has_no_exemplar(figures: Figures) -> None:
     number = series_number("GET", "2", "HTTP/1.1")
-    figures["series"] = {number: [1] * 3 + [0] * 61}
+    figures["series"] = {number: [1] * 3 + [0] * (SERIES_WORDS - 3)}
     assert not exemplars_of(render(figures, openmetrics=True))
 
 
@@ -158,7 +161,7 @@ def test_what_the_system_does_not_report_is_left_out(figures: Figures) -> None:
             "oom_kills",
             "throttled",
             "last_reload",
-            "capacity",
+            "TYPE penstock_capacity",
             "worker_age",
         ):
             assert name not in text
@@ -240,6 +243,16 @@ def check_answers(loop: ControlLoop, client: Client) -> None:
     assert (asked.status, asked.header("Content-Type")) == (200, metrics.OPENMETRICS)
     assert asked.body == render(loop.fake.figures(), openmetrics=True)
     assert client.request("HEAD", "/metrics").status == 200
+
+
+ADVICE = re.compile(r"\b(?:see|raise|lower|use|set|alert|aim|compare)\b", re.IGNORECASE)
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
+def test_a_help_text_says_what_to_do_and_names_metrics_that_exist(metric: Metric) -> None:
+    assert ADVICE.search(metric.help)
+    known = {name for each in METRICS for name in (each.name, each.sample_name)}
+    assert set(re.findall(r"penstock_\w+", metric.help)) <= known
 
 
 def test_the_page_is_made_from_the_declarations() -> None:

@@ -316,6 +316,13 @@ PROFILED = FRAMES | {
 }
 
 
+def test_a_profile_without_a_request_says_so(server: Server) -> None:
+    with server.meanwhile(server.loop.conclude, PROFILED | {"stacks": []}):
+        status, out, err = server.run("profile", "1", "--seconds", "2")
+    assert (status, out) == (ctl.DONE, "")
+    assert err.endswith("; no thread had a request (--idle shows the others)\n")
+
+
 def test_a_profile_is_printed_as_collapsed_stacks(server: Server) -> None:
     with server.meanwhile(server.loop.conclude, PROFILED):
         status, out, err = server.run("profile", "1", "--seconds", "2", "--rate", "50")
@@ -507,7 +514,8 @@ def test_a_server_that_goes_during_another_command_is_a_failure(server: Server) 
         (("scale", "two"), "'two' is not a whole number"),
         (("scale", "-1"), "unrecognized arguments: -1"),
         (("recycle",), "the following arguments are required: WORKER"),
-        (("stacks", "x"), "'x' is not a whole number"),
+        (("stacks", "x"), "'x' is not a whole number of 0 or more"),
+        (("recent", "9" * 20), "'99999999999999999999' is too large"),
         (("--timeout", "0", "status"), "'0' is not a number of seconds"),
         (("--timeout", "nan", "status"), "'nan' is not a number of seconds"),
         (("status", "--now"), "unrecognized arguments: --now"),
@@ -807,6 +815,37 @@ def test_top_is_printed_once_where_there_is_no_terminal(server: Server) -> None:
     assert any("/reports/7" in line for line in lines)
     value = json.loads("\n".join(server.lines("top", "--interval", "0.01", "--json")))
     assert value["workers"][0]["worker"] == 1
+
+
+@pytest.mark.parametrize("term", ["dumb", "of-no-kind"])
+def test_top_is_printed_once_on_a_terminal_that_cannot_be_drawn_on(
+    server: Server, term: str
+) -> None:
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-m", "penstock.control.penstockctl", "--control", server.address]
+    environ = checkout_environ() | {"TERM": term}
+    top = subprocess.Popen(
+        [*command, "top", "--interval", "0.01"],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=environ,
+    )
+    os.close(theirs)
+    try:
+        seen, deadline = b"", time.monotonic() + DEADLINE
+        while time.monotonic() < deadline:
+            try:
+                seen += os.read(ours, 65536)
+            except OSError:
+                break  # its end of the terminal is closed
+        assert b"/reports/7" in seen
+        assert b"Traceback" not in seen
+        assert top.wait(DEADLINE) == 0
+    finally:
+        top.kill()
+        top.wait()
+        os.close(ours)
 
 
 def test_top_draws_on_a_terminal_and_ends_with_q(server: Server) -> None:

@@ -48,6 +48,24 @@ def test_a_screen_of_80_columns_shows_rates_threads_workers_and_requests() -> No
     assert any("12" in line and "101" in line for line in lines)
 
 
+def test_a_screen_of_80_columns_cuts_no_figure_of_a_busy_server_off() -> None:
+    shown = view(requests=0)
+    shown = replace(
+        shown,
+        workers=[
+            {**row, "busy": 16, "threads": 16, "age": 9e6, "memory": 1023 << 20, "pid": 4194304}
+            for row in shown.workers
+        ],
+    )
+    lines = screen(shown, 79, 24, 0)
+    assert [line for line in lines if "16/16" in line] == [
+        line for line in lines if "4194304" in line
+    ]
+    assert "shed 0  refused 0" in lines[4]
+    assert lines[-1].endswith("r recycle its worker")
+    assert not any("…" in line for line in lines)
+
+
 def test_the_selected_request_is_on_the_screen_however_many_there_are() -> None:
     for selected in (0, 5, 150, 199):
         lines = screen(view(requests=200), 79, 24, selected)

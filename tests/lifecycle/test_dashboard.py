@@ -237,9 +237,8 @@ def test_a_new_supervisor_says_which_one_it_replaced(tmp_path: Path) -> None:
         before = server.supervisor
         server.signal(signal.SIGUSR2)
         assert eventually(lambda: server.has_new_supervisor(tmp_path / "pid"), 30)
-        assert eventually(lambda: kinds(port) == ["upgrade"], 30)
-        [event] = ask(port, "/history")["events"]
-        assert str(before) in event["text"]
+        assert eventually(lambda: kinds(port) == ["start", "upgrade"], 30)
+        assert str(before) in ask(port, "/history")["events"][1]["text"]
 
 
 @pytest.mark.parametrize("most", [1, 2])

@@ -178,7 +178,8 @@ def test_a_crash_in_an_extension_names_it_and_who_called_it(tmp_path: Path, tran
     compile_it = ["cc", "-shared", "-fPIC", f"-I{HEADERS}", "foo.c", "-o", library]
     subprocess.run(compile_it, cwd=tmp_path, check=True, timeout=60)
     (tmp_path / "shop.py").write_text(CRASHES)
-    arguments = ("-w", "1", "--control", str(tmp_path / "control"), "--transport", transport)
+    control = str(tmp_path / "control")
+    arguments = ("-w", "1", "--control", control, "--transport", transport, "--pid", "pid")
     with Supervised(tmp_path, *arguments) as server:
         (worker,) = server.workers()
         assert server.ask("/").status == 200
@@ -192,6 +193,9 @@ def test_a_crash_in_an_extension_names_it_and_who_called_it(tmp_path: Path, tran
         assert "in _foo, called by app (" in crashed["what"]
         assert "shop.py:6)" in crashed["what"]
         assert "a newer version of _foo" in crashed["advice"]
+        server.control("--control", control, "upgrade")
+        assert eventually(lambda: server.has_new_supervisor(tmp_path / "pid"), 30)
+        assert found_in(server)["crashed-workers"] == crashed
 
 
 def test_a_peer_with_most_connections_that_sends_fields_of_a_proxy_looks_like_one(

@@ -13,9 +13,9 @@ from prometheus_client.parser import text_string_to_metric_families as parsed
 
 from penstock.control.client import ask
 from support.invariant import eventually
-from support.lifecycle import Supervised, write_app
+from support.lifecycle import Supervised, json_of, write_app
 from support.load import Load
-from support.wire import DEADLINE
+from support.wire import DEADLINE, Client
 
 Counters = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -123,18 +123,113 @@ def test_times_of_requests_are_counted_over_recycling_and_an_upgrade(
         assert server.stop() == 0
 
 
-def test_history_after_an_upgrade_begins_with_what_was_counted_before_it(tmp_path: Path) -> None:
+COMPUTES = """
+import sys
+
+sys.setswitchinterval(0.05)
+arrived = []
+
+def app(environ, start_response):
+    if environ["REQUEST_METHOD"] == "POST":
+        while len(arrived) < 5:
+            pass
+    else:
+        for _ in range(int(environ.get("CONTENT_LENGTH", "1"))):
+            environ["wsgi.input"].read(1)
+            arrived.append(environ)
+    start_response("200 OK", [("Content-Length", "4")])
+    return [b"done"]
+"""
+COMPUTING = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"
+
+
+def wait_for_calls(server: Supervised, count: int) -> None:
+    """Wait until that many requests are in the application."""
+
+    def calls() -> int:
+        control = str(server.folder / "control")
+        return len(json_of(server.control("--control", control, "--json", "requests"))["requests"])
+
+    assert eventually(lambda: calls() == count)
+
+
+def lock_waits(server: Supervised, method: str) -> dict[str, float]:
+    """Return how many requests of a method waited for the lock up to which time, and the sum."""
+    printed = server.control("--control", str(server.folder / "control"), "metrics").stdout
+    return {
+        sample.labels.get("le", sample.name.rpartition("_")[2]): sample.value
+        for family in parsed(printed)
+        if family.name == "penstock_request_lock_wait_seconds"
+        for sample in family.samples
+        if sample.labels["method"] == method
+    }
+
+
+def check_lock_waits(server: Supervised, method: str, count: int) -> None:
+    """Check that requests of a method waited for the one that computes, which waited for none."""
+    assert eventually(lambda: lock_waits(server, method).get("count") == count)
+    # A switch of threads takes 50 ms, of which another thread may have waited for a part of one.
+    assert lock_waits(server, method)["sum"] > 0.05
+    assert eventually(lambda: lock_waits(server, "POST").get("0.025") == 1)
+
+
+def test_a_request_that_waits_for_the_interpreter_lock_is_counted_by_its_method(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "shop.py").write_text(COMPUTES)
+    arguments = ("--control", str(tmp_path / "control"), "--transport", "native")
+    with ExitStack() as stack:
+        server = stack.enter_context(Supervised(tmp_path, "-w", "1", "--threads", "4", *arguments))
+        computing = stack.enter_context(Client(server.address))
+        computing.send(COMPUTING)
+        wait_for_calls(server, 1)
+        for _ in range(5):
+            assert server.ask("/").status == 200
+        assert computing.read_response().status == 200
+        check_lock_waits(server, "GET", 5)
+
+
+def test_waits_for_the_interpreter_lock_after_each_wait_for_the_client_are_added_up(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "shop.py").write_text(COMPUTES)
+    arguments = ("--control", str(tmp_path / "control"), "--transport", "native")
+    with ExitStack() as stack:
+        server = stack.enter_context(
+            Supervised(tmp_path, "-w", "1", "--threads", "4", "--stream-requests", *arguments)
+        )
+        computing, uploading = (stack.enter_context(Client(server.address)) for _ in range(2))
+        uploading.send(b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n")
+        wait_for_calls(server, 1)
+        computing.send(COMPUTING)
+        wait_for_calls(server, 2)
+        for byte in b"bytes":
+            uploading.send(bytes([byte]))
+        assert uploading.read_response().status == 200
+        assert computing.read_response().status == 200
+        check_lock_waits(server, "PUT", 1)
+
+
+def test_history_goes_on_over_an_upgrade_and_no_count_falls_in_it(tmp_path: Path) -> None:
     control = str(tmp_path / "control")
     with Supervised(tmp_path, "--control", control, "--pid", "pid") as server:
         for _ in range(5):
             assert server.ask("/left").status == 200
+
+        def rows() -> list[dict[str, float]]:
+            history = ask(control, "GET", "/history?since=0", DEADLINE).value
+            return [dict(zip(history["names"], row, strict=True)) for row in history["rows"]]
+
+        assert eventually(rows)
+        [before] = rows()
         server.control("--control", control, "upgrade")
         assert server.process.wait(DEADLINE) == 0
         assert eventually(lambda: server.has_new_supervisor(tmp_path / "pid"))
-        history = ask(control, "GET", "/history?since=0", DEADLINE).value
-        rows = [dict(zip(history["names"], row, strict=True)) for row in history["rows"]]
-        assert [row["requests"] for row in rows] == [5] * len(rows)
-        assert rows
+        assert eventually(lambda: len(rows()) == 2)
+        first, later = rows()
+        assert first == before
+        assert later["at"] > before["at"]
+        assert later["requests"] == 5
         assert server.stop() == 0
 
 

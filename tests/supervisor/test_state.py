@@ -81,7 +81,7 @@ class FakeSuccessor(Successor):
     def send_totals(self, totals: Mapping[str, float]) -> None:
         """Send nothing: there is no process."""
 
-    def send_noted(self, message: Mapping[str, Any]) -> None:
+    def send_kept(self, message: Mapping[str, Any]) -> None:
         """Send nothing, likewise."""
 
     def flush(self) -> None:

@@ -74,6 +74,8 @@ def evidence(
         "threads": 4,
         "workers": 2,
         "cpus": 4.0,
+        "state": "serving",
+        "counts": {"serving": 2, "stuck": 0, "halted": 0},
         "crashes": {},
         "last_crashes": [],
         "certificates": [],

@@ -93,7 +93,7 @@ def test_a_time_is_counted_in_the_bucket_whose_bound_it_does_not_pass(
     counted.add(sent, seconds)
     counted.publish()
     [words] = read_series(slot).values()
-    for name in TIMES:
+    for name in TIMES[:-1]:
         found = histograms_of(words)[name]
         assert [index for index, n in enumerate(found.counts) if n] == [bucket]
         assert found.seconds == pytest.approx(seconds, abs=2e-9)  # of whole nanoseconds
@@ -108,7 +108,9 @@ def test_a_request_without_a_time_is_not_in_its_histogram(slot: Slot) -> None:
     counted.publish()
     [words] = read_series(slot).values()
     counts = {name: sum(found.counts) for name, found in histograms_of(words).items()}
-    assert counts == {"duration": 3, "first_byte": 1, "queue": 0, "application": 0}
+    assert counts.pop("duration") == 3
+    assert counts.pop("first_byte") == 1
+    assert set(counts.values()) == {0}
     assert read_statuses(slot) == {408: 1, 499: 2}
 
 
@@ -162,7 +164,8 @@ def test_a_request_that_is_added_while_another_thread_publishes_is_not_lost(slot
     )
     counted.publish()
     [words] = read_series(slot).values()
-    assert {sum(found.counts) for found in histograms_of(words).values()} == {1}
+    found = histograms_of(words)
+    assert [sum(found[name].counts) for name in TIMES[:-1]] == [1, 1, 1, 1]
 
 
 def test_a_wait_is_counted_once_where_another_thread_publishes_before_it(slot: Slot) -> None:

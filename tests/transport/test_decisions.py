@@ -38,7 +38,7 @@ CONFIG = TransportConfig(
     max_storing=1 << 20,
 )
 LINGERING, IDLE, HEAD, BODY, CALL = decisions.Holding
-GO_ON, WAIT, SPOOL = decisions.OutputStep
+GO_ON, WAIT, SPOOL, WAIT_AT_LIMIT = decisions.OutputStep
 NONE, FULL, FILES = decisions.SpoolRefusal
 STAYS, HALF_CLOSED, GONE = decisions.Leaving
 Value = float | None
@@ -204,9 +204,10 @@ TABLE: dict[str, list[tuple[Sequence[Value], float]]] = {
         ((1001, 0, 0.021), SPOOL),
         ((1001, 1, 0.0), SPOOL),  # once there is a file it does not wait
         ((1001, 8999, 0.0), SPOOL),
-        ((1001, 9000, 60.0), WAIT),  # but for the bound
+        ((1001, 9000, 60.0), WAIT_AT_LIMIT),  # but for the bound
+        ((1001, 9000, 0.019), WAIT),
         ((10_000, 0, 60.0), SPOOL),
-        ((10_001, 0, 60.0), WAIT),
+        ((10_001, 0, 60.0), WAIT_AT_LIMIT),
     ],
     # Bytes in temporary files, bytes that are to come, descriptors without a file for it.
     "out_spool_refusal": [

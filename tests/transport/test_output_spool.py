@@ -19,6 +19,7 @@ from penstock.telemetry.scoreboard import (
     OUT_SPOOL_DISK,
     OUT_SPOOL_FILES,
     OUT_SPOOL_FULL,
+    OUT_SPOOL_LIMIT,
     OUT_SPOOLED,
     SLOW_READER,
     SPOOLED,
@@ -116,7 +117,7 @@ def test_a_client_that_reads_soon_is_waited_for_without_a_file(
         with reader(server) as client:
             client.send(get())
             assert client.read_response().body == DATA
-        assert server.word(OUT_SPOOLED) == 0
+        assert server.word(OUT_SPOOLED) == server.word(OUT_SPOOL_LIMIT) == 0
 
 
 @both
@@ -127,6 +128,7 @@ def test_beyond_the_bound_of_one_response_its_thread_waits(transport: str, threa
             client.send(get())
             eventually(lambda: server.word(SPOOLED) > 1_500_000)
             assert server.word(SPOOLED) <= 2_000_000
+            eventually(lambda: server.word(OUT_SPOOL_LIMIT) > 0)
             response = client.read_response()
             assert response.body == DATA * 3
             # It was used again once it was drained.
@@ -140,6 +142,7 @@ def test_without_a_bound_above_nothing_no_file_is_used(transport: str) -> None:
         with reader(server) as client:
             client.send(get())
             eventually(lambda: taken.taken > 2 * BLOCK)
+            eventually(lambda: server.word(OUT_SPOOL_LIMIT) == 1)
             assert client.read_response().body == DATA * 3
         assert server.word(OUT_SPOOLED) == server.word(OUT_SPOOL_FULL) == 0
 

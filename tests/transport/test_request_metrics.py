@@ -69,11 +69,15 @@ def _blocks() -> Iterator[bytes]:
 
 
 def measured(server: BareServer) -> dict[Labels, dict[str, Histogram]]:
+    """Return the times that both transports count."""
     server.transport.publish()
-    return {
+    found = {
         series_labels(number): histograms_of(words)
         for number, words in read_series(server.slot).items()
     }
+    for times in found.values():
+        del times["request_lock_wait"]
+    return found
 
 
 def count(found: Histogram) -> int:
@@ -118,6 +122,17 @@ def test_requests_are_counted_by_method_class_of_status_and_protocol(transport: 
         eventually(lambda: counted(server) == expected)
         for times in measured(server).values():
             assert len({count(found) for found in times.values()}) == 1
+
+
+def test_the_native_transport_alone_counts_waits_for_the_interpreter_lock(transport: str) -> None:
+    with serving(application, transport) as server, connect(server) as client:
+        for target in ("/200/whole", "/200/stream", "*"):  # the server itself answers the last one
+            client.send(get(target).replace(b"GET", b"OPTIONS", 1))
+            client.read_response()
+        eventually(lambda: sum(counted(server).values()) == 3)
+        [words] = read_series(server.slot).values()
+        waits = histograms_of(words)["request_lock_wait"]
+        assert count(waits) == (2 if transport == "native" else 0)
 
 
 def test_each_time_is_that_of_its_part_of_the_request(transport: str) -> None:

@@ -8,6 +8,7 @@ use crate::environ::{Template, http_key, keys};
 use crate::exchange::Exchange;
 use crate::extend_deadline::ExtendDeadline;
 use crate::ffi::latin1;
+use crate::lock_wait::LockWait;
 use crate::request_id::RequestId;
 use crate::spares::Spares;
 use crate::thread_slots::{ThreadSlot, ThreadSlots};
@@ -33,6 +34,8 @@ use std::sync::Arc;
 pub struct Thread<'a> {
     pub slot: &'a ThreadSlot,
     pub spares: &'a mut Spares,
+    /// For how long it has waited for the interpreter lock with the request that it takes next.
+    pub lock_wait: Nanos,
 }
 
 /// Makes the exchanges of one transport.
@@ -276,6 +279,7 @@ impl Delivery {
             may_be_outside: template.is_mounted() || is_forwarded,
             first_byte_at: 0,
             client_wait: ClientWait::default(),
+            lock_wait: LockWait::new(std::mem::take(&mut thread.lock_wait)),
             head: None,
             content_length: None,
             framing: Framing::None,

@@ -7,6 +7,7 @@ use crate::call_deadline::CallDeadline;
 use crate::client_wait::ClientWait;
 use crate::core::Core;
 use crate::held::Held;
+use crate::lock_wait::LockWait;
 use crate::record::Record;
 use crate::response_head::ResponseHead;
 use penstock_protocol::{Framing, HeadCopy, Version};
@@ -74,6 +75,8 @@ pub struct Exchange {
     pub first_byte_at: Nanos,
     /// For how long the application has waited for its client.
     pub client_wait: ClientWait,
+    /// For how long its threads have waited for the interpreter lock.
+    pub lock_wait: LockWait,
     /// What the application, or the server in its place, has answered.
     pub head: Option<Arc<ResponseHead>>,
     pub content_length: Option<u64>,
@@ -306,7 +309,7 @@ impl Exchange {
     #[cold]
     fn duration(&self, reason: &str, now: Nanos) -> f64 {
         let state = self.request_body.connection.lock();
-        match is_sent_later(&state.output, reason) {
+        match is_sent_later(self.shared(), &state, reason) {
             true => 0.0,
             false => now.saturating_sub(state.exchange.began) as f64 / 1e9,
         }
@@ -392,6 +395,7 @@ impl Exchange {
             application: self
                 .for_application
                 .then(|| called.saturating_sub(self.client_wait.time())),
+            lock_wait: self.lock_wait.time(),
         }
     }
 

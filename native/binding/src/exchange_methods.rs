@@ -4,6 +4,7 @@ use crate::access_line::address;
 use crate::ending;
 use crate::exchange::{Exchange, raised};
 use crate::ffi::latin1_bytes;
+use crate::lock_wait::detached;
 use crate::relaying::{self, Answer, ClientStream};
 use crate::response_head::ResponseHead;
 use crate::sending;
@@ -48,8 +49,12 @@ impl Exchange {
                 (connection, patience, Arc::clone(&this.core))
             };
             let call = slf.try_borrow()?.stop_clock();
-            let (waited, ready) = py.detach(|| wait_for_input(&core.shared, &connection, patience));
-            slf.try_borrow()?.go_on(py, call)?;
+            let ((waited, ready), done) =
+                detached(py, || wait_for_input(&core.shared, &connection, patience));
+            let this = slf.try_borrow()?;
+            this.lock_wait.add(done);
+            this.go_on(py, call)?;
+            drop(this);
             {
                 let mut this = slf.try_borrow_mut()?;
                 if !this.response.is_over() {

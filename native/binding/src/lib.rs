@@ -23,6 +23,7 @@ mod fast_response;
 mod ffi;
 mod head_parts;
 mod held;
+mod lock_wait;
 mod log_writer;
 mod options;
 mod policy;

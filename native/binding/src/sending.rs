@@ -2,12 +2,13 @@
 
 use crate::exchange::{Exchange, raised};
 use crate::held::Held;
+use crate::lock_wait::detached;
 use crate::scratch::with_scratch;
 use crate::write_head::write_head;
 use penstock_protocol::{Framing, response};
 use penstock_reactor::responding::{self, Failure, Room};
 use penstock_reactor::states::ResponseState;
-use penstock_reactor::sys::{self, Fd};
+use penstock_reactor::sys::{self, Fd, Nanos};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::PyBytes;
@@ -73,18 +74,26 @@ pub fn send_file(
         this.outlet()
     };
     let chunk_end: &[u8] = if outlet.chunked { b"\r\n" } else { b"" };
-    slf.py()
-        .detach(|| {
-            responding::send_region(
-                outlet.shared(),
-                &outlet.connection,
-                file,
-                offset,
-                count,
-                chunk_end,
-            )
-        })
-        .map_err(raised)
+    let (sent, done) = detached(slf.py(), || {
+        responding::send_region(
+            outlet.shared(),
+            &outlet.connection,
+            file,
+            offset,
+            count,
+            chunk_end,
+        )
+    });
+    note_lock_wait(slf, done);
+    sent.map_err(raised)
+}
+
+/// Note that the calling thread has waited for the interpreter lock since `done`. Not where another
+/// thread of the application uses the exchange at this moment.
+fn note_lock_wait(slf: &Bound<'_, Exchange>, done: Nanos) {
+    if let Ok(this) = slf.try_borrow() {
+        this.lock_wait.add(done);
+    }
 }
 
 pub fn finish(slf: &Bound<'_, Exchange>, data: Option<&Bound<'_, PyBytes>>) -> PyResult<()> {
@@ -232,12 +241,12 @@ fn write_block(
     let outlet = this.outlet();
     drop(this);
     let out = &*out;
-    slf.py()
-        .detach(|| {
-            let ends = [chunk_end, end.unwrap_or(b"")];
-            responding::send_large(outlet.shared(), &outlet.connection, out, block, ends)
-        })
-        .map_err(raised)
+    let (sent, done) = detached(slf.py(), || {
+        let ends = [chunk_end, end.unwrap_or(b"")];
+        responding::send_large(outlet.shared(), &outlet.connection, out, block, ends)
+    });
+    note_lock_wait(slf, done);
+    sent.map_err(raised)
 }
 
 /// Send a whole response, now or with the next.
@@ -322,7 +331,9 @@ fn apply_back_pressure(slf: &Bound<'_, Exchange>) -> PyResult<()> {
     let mut awaited = responding::RoomAwaited::new(outlet.shared(), &outlet.connection);
     let mut call = slf.try_borrow()?.stop_clock();
     let result = loop {
-        match py.detach(|| awaited.wait()) {
+        let (room, done) = detached(py, || awaited.wait());
+        note_lock_wait(slf, done);
+        match room {
             Ok(Room::Made) => break Ok(()),
             // Where this is the main thread.
             Ok(Room::Awaited) => {

@@ -9,6 +9,7 @@ use crate::ending;
 use crate::environ::{Template, forget_cache};
 use crate::exchange::Exchange;
 use crate::ffi;
+use crate::lock_wait::{detached, time_since};
 use crate::log_writer::LogWriter;
 use crate::options::read_options;
 use crate::policy::Policy;
@@ -443,6 +444,7 @@ impl NativeTransport {
         let mut thread = Thread {
             slot: &thread_slot,
             spares: &mut serving.spares,
+            lock_wait: 0,
         };
         threads.come_back(shared, &thread_slot.place);
         if thread_slot.place.is_missing() {
@@ -494,7 +496,7 @@ impl NativeTransport {
                         if matches!(step, Some(Step::Idle) | None) {
                             core.when_idle(py);
                         }
-                        let turn = py.detach(|| {
+                        let (turn, done) = detached(py, || {
                             let turn = threads.lead_or_park(shared);
                             shared.attaching.fetch_add(1, Ordering::Relaxed);
                             turn
@@ -502,6 +504,7 @@ impl NativeTransport {
                         shared.attaching.fetch_sub(1, Ordering::Relaxed);
                         match turn {
                             Turn::Request(waiting) => {
+                                thread.lock_wait = time_since(done);
                                 exchange =
                                     self.delivery.deliver_waiting(py, &mut thread, *waiting)?;
                             }

@@ -227,15 +227,21 @@ pub enum OutputStep {
     Wait,
     /// It writes what is in memory to the response's temporary file.
     Spool,
+    /// It waits, and has waited for a while, because no more may go into that file.
+    WaitAtLimit,
 }
 
 /// Return what the application's thread does where a block of a response is unsent.
 pub fn output_step(options: &Options, memory: u64, spool: u64, waited: Nanos) -> OutputStep {
+    let waits_long = waited >= options.out_spool_patience;
     if memory <= options.out_buffer {
         OutputStep::GoOn
     } else if spool.saturating_add(memory) > options.budgets.out_spool {
-        OutputStep::Wait
-    } else if spool > 0 || waited >= options.out_spool_patience {
+        match waits_long {
+            true => OutputStep::WaitAtLimit,
+            false => OutputStep::Wait,
+        }
+    } else if spool > 0 || waits_long {
         OutputStep::Spool
     } else {
         OutputStep::Wait

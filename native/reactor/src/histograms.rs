@@ -33,6 +33,7 @@ enum Time {
     FirstByte,
     Queue,
     Application,
+    RequestLockWait,
 }
 
 const METHODS: usize = 8;
@@ -117,6 +118,8 @@ pub struct Measured {
     pub queue: Option<Nanos>,
     /// How long the application had it; None where it did not get it.
     pub application: Option<Nanos>,
+    /// How long its threads waited for the interpreter lock; of those that the application got.
+    pub lock_wait: Nanos,
 }
 
 /// Count a request that was over at `finished`. Any thread may.
@@ -144,6 +147,7 @@ pub fn count_request(scoreboard: &Scoreboard, measured: &Measured, finished: Nan
     }
     if let Some(time) = measured.application {
         observe(Time::Application, time);
+        observe(Time::RequestLockWait, measured.lock_wait);
     }
 }
 

@@ -164,5 +164,6 @@ fn measured(
         first_byte: answered.then_some(now),
         queue: (queued > 0).then_some(queued),
         application: None,
+        lock_wait: 0,
     }
 }

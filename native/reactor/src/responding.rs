@@ -12,6 +12,7 @@ use crate::output::{
     CLIENT_STALLED, COALESCED_BYTES, Flushed, Piece, Region, RegionFile, lost_client,
 };
 use crate::output_spool;
+use crate::scoreboard::OUT_SPOOL_LIMIT;
 use crate::shared::Shared;
 use crate::slow_path_estimate::PathHash;
 use crate::states::{Fate, Input, Phase};
@@ -156,6 +157,8 @@ pub struct RoomAwaited<'a> {
     began: Nanos,
     /// No temporary file takes what is in memory.
     refused: bool,
+    /// It is counted that the file of the response takes no more.
+    at_limit: bool,
     /// What the client had taken when the deadline was set.
     before: i64,
     deadline: Nanos,
@@ -171,6 +174,7 @@ impl<'a> RoomAwaited<'a> {
             connection,
             began: now,
             refused: false,
+            at_limit: false,
             before: state.output.acknowledged(&*connection.stream),
             deadline: now.saturating_add(shared.options.write_timeout),
         }
@@ -209,7 +213,11 @@ impl<'a> RoomAwaited<'a> {
                     return Ok(Room::Made);
                 }
                 OutputStep::Spool if !self.refused => return Ok(Room::Spool),
-                OutputStep::Spool | OutputStep::Wait => {}
+                OutputStep::WaitAtLimit if !self.at_limit => {
+                    self.at_limit = true;
+                    shared.scoreboard.count(OUT_SPOOL_LIMIT);
+                }
+                OutputStep::Spool | OutputStep::Wait | OutputStep::WaitAtLimit => {}
             }
             if now >= self.deadline {
                 let taken = state.output.acknowledged(&*connection.stream);

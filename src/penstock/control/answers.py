@@ -284,8 +284,8 @@ def _query_of(request: Request, known: tuple[str, ...]) -> Query:
 def _number(query: Query, name: str, least: int, most: int) -> int:
     text = query.get(name, "")
     if not (text.isascii() and text.isdigit() and len(text) < 20 and least <= int(text) <= most):
-        bounds = f" from {least} to {most}" if most < sys.maxsize else ""
-        raise ControlError(f"give {name}=N, a whole number{bounds}", 400)
+        bounds = f"from {least} to {most}" if most < sys.maxsize else f"of {least} or more"
+        raise ControlError(f"give {name}=N, a whole number {bounds}", 400)
     return int(text)
 
 

@@ -72,6 +72,11 @@ class Evidence:
         return int(self.status["workers"])
 
     @property
+    def counts(self) -> Mapping[str, int]:
+        """The counts of the status."""
+        return self.status.get("counts") or {}
+
+    @property
     def cpus(self) -> float:
         """Processors that the server may use."""
         return float(self.status["cpus"])
@@ -185,6 +190,49 @@ def _number(count: float) -> str:
     return f"{count:,.0f}"
 
 
+def _count(count: float, one: str, several: str = "") -> str:
+    """Return a count with the noun of what is counted."""
+    return f"{_number(count)} {one if count == 1 else several or f'{one}s'}"
+
+
+# -- workers that serve nothing: first, as all else may follow from it -----------------------------
+
+
+@rule
+def no_worker(evidence: Evidence) -> Finding | None:
+    """No worker serves."""
+    if evidence.status.get("state") != "down":
+        return None
+    last = evidence.status.get("last_error") or {}
+    said = f"; the last error was: {last['message']}" if last else ""
+    return Finding(
+        "no-worker",
+        f"no worker serves, and connections wait in the listen queue{said}",
+        "the error log has why each worker ended, and penstockctl status when the next one starts",
+        urgent=True,
+    )
+
+
+@rule
+def stuck_workers(evidence: Evidence) -> Finding | None:
+    """Workers do not go on."""
+    stuck, halted = (evidence.counts.get(state, 0) for state in ("stuck", "halted"))
+    if not stuck + halted:
+        return None
+    states = [
+        f"{_count(n, 'worker')} {state}" for n, state in ((stuck, "stuck"), (halted, "halted")) if n
+    ]
+    advice = []
+    if stuck:
+        advice.append("penstockctl stacks shows where the calls of a stuck worker stand (PEN-6130)")
+    if halted:
+        advice.append(
+            "a halted one was stopped by SIGSTOP or a debugger, and goes on after kill -CONT PID "
+            "(penstockctl workers has the process id)"
+        )
+    return Finding("stuck-workers", f"{' and '.join(states)}", "; ".join(advice), urgent=True)
+
+
 # -- threads, workers, processors ------------------------------------------------------------------
 
 
@@ -258,7 +306,7 @@ def too_few_workers_for_processors(evidence: Evidence) -> Finding | None:
         return None
     return Finding(
         "too-few-workers",
-        f"{_number(evidence.workers)} workers kept a processor each busy, of {evidence.cpus:g}, "
+        f"{_count(evidence.workers, 'worker')} kept a processor each busy, of {evidence.cpus:g}, "
         f"and 5 % of the requests waited for {_time(queue)} or longer",
         f"raise --workers to {evidence.cpus:g} (--workers auto)",
     )
@@ -331,7 +379,8 @@ def expired_calls(evidence: Evidence) -> Finding | None:
         return None
     return Finding(
         "expired-calls",
-        f"{_number(expired)} calls of the application ran into their deadline (504)",
+        f"{_count(expired, 'call')} of the application ran into "
+        f"{'its' if expired == 1 else 'their'} deadline (504)",
         "the error log has the stack of each (PEN-6120); give the views that need longer more time "
         "with timeout_for, and not all of them with --timeout",
         urgent=True,
@@ -363,7 +412,7 @@ def crashed_workers(evidence: Evidence) -> Finding | None:
     reasons = ", ".join(
         f"{number} by {reason}" for reason, number in evidence.status["crashes"].items()
     )
-    what = f"{_number(crashed)} workers ended without an order (since the start: {reasons})"
+    what = f"{_count(crashed, 'worker')} ended without an order (since the start: {reasons})"
     begin = evidence.past.begin
     rows = [row for row in evidence.status.get("last_crashes") or () if row["at"] >= begin]
     if not rows:
@@ -422,7 +471,8 @@ def out_of_memory(evidence: Evidence) -> Finding | None:
         return None
     return Finding(
         "out-of-memory",
-        f"the kernel killed {_number(kills)} processes of the container for lack of memory",
+        f"the kernel killed {_count(kills, 'process', 'processes')} of the container for lack of "
+        "memory",
         "raise the container's memory limit, lower --workers, or set --max-memory",
         urgent=True,
     )
@@ -439,7 +489,7 @@ def shed_requests(evidence: Evidence) -> Finding | None:
         return None
     return Finding(
         "shed-requests",
-        f"{_number(full + late)} requests got 503: {_number(full)} because the queue was full, "
+        f"{_count(full + late, 'request')} got 503: {_number(full)} because the queue was full, "
         f"{_number(late)} because they had waited for too long",
         "the server gets more than it can do: see the findings about threads and processors; a "
         "longer --queue only makes clients wait longer",
@@ -468,7 +518,7 @@ def full_listen_queue(evidence: Evidence) -> Finding | None:
         return None
     return Finding(
         "full-listen-queue",
-        f"a listen queue overflowed {_number(overflows)} times, in this network namespace",
+        f"a listen queue overflowed {_count(overflows, 'time')}, in this network namespace",
         "raise --backlog and the system's net.core.somaxconn, or --workers",
         urgent=True,
     )
@@ -586,7 +636,7 @@ def full_disk(evidence: Evidence) -> Finding | None:
         return None
     return Finding(
         "full-disk",
-        f"{_number(refused)} uploads got 507: no more bytes may be in temporary files",
+        f"{_count(refused, 'upload')} got 507: no more bytes may be in temporary files",
         "give --temp-dir a larger disk, or raise --max-spool",
         urgent=True,
     )
@@ -600,7 +650,7 @@ def slow_log(evidence: Evidence) -> Finding | None:
         return None
     return Finding(
         "slow-log",
-        f"{_number(lost)} requests are missing in the access log",
+        f"the access log lacks {_count(lost, 'request')}",
         "the disk or the reader of the log is too slow: raise --log-queue, or log less",
     )
 
@@ -648,6 +698,8 @@ def failed_reload(evidence: Evidence) -> Finding | None:
     last = evidence.status.get("last_reload")
     if not evidence.past.grown("reloads_failed") or last is None or last.get("done"):
         return None
+    if last["at"] < evidence.status.get("since", 0):
+        return None  # an upgrade has taken the new settings and code in since
     return Finding(
         "failed-reload",
         f"a reload failed, and the old workers go on: {last['message']}",

@@ -51,6 +51,7 @@ CLOSED: Final = {
 """The reasons for which the server closes a connection that its client has not ended."""
 
 WAITS: Final = {
+    "out_spool": "out_spool_limit",
     "spool_full": "out_spool_full",
     "descriptors": "out_spool_files",
     "disk": "out_spool_disk",
@@ -260,7 +261,8 @@ METRICS: Final = (
     Metric(
         "penstock",
         "info",
-        "The server: its version, its transport, and the application as it was named.",
+        "The server: its version, its transport, and the application as it was named. Compare "
+        "it between hosts after a deployment.",
         lambda figures: [
             (
                 {
@@ -282,28 +284,33 @@ METRICS: Final = (
     Metric(
         "penstock_start_time_seconds",
         "gauge",
-        "When the supervisor started, since the epoch. It changes at a restart and at an upgrade.",
+        "When the supervisor started, since the epoch. It changes at a restart and at an "
+        "upgrade; if none was ordered, see the error log.",
         lambda figures: [(_NONE, figures["status"]["since"])],
     ),
     # Requests
     Metric(
         "penstock_requests",
         "counter",
-        "Requests handed to the application.",
+        "Requests handed to the application. If its rate falls while clients still ask, see "
+        "penstock_requests_queued and penstock_workers.",
         _count("requests"),
     ),
     Metric(
         "penstock_request_duration_seconds",
         "histogram",
-        "Time from the first byte of a request to the last byte of its response, of all requests "
-        "but checks of health, with those that the server answers itself. What the slow ones wait "
-        "for is in the next three: the queue, the application, and else the client.",
+        "Time from the first byte of a request to the last byte of its response, of all "
+        "requests but checks of health, with those that the server answers itself. If it grows, "
+        "see which part does: the time in the queue, that in the application, or else that of "
+        "sending, which is the client's.",
         _request_times("duration"),
     ),
     Metric(
         "penstock_request_first_byte_seconds",
         "histogram",
-        "Time from the first byte of a request to the first byte of its response.",
+        "Time from the first byte of a request to the first byte of its response. Where it is "
+        "far below the duration, clients read slowly, or responses are streamed: see "
+        "penstock_connections_by_state.",
         _request_times("first_byte"),
     ),
     Metric(
@@ -316,8 +323,20 @@ METRICS: Final = (
     Metric(
         "penstock_request_application_seconds",
         "histogram",
-        "Time for which the application has had a request, without its waits for the client.",
+        "Time for which the application has had a request, without its waits for the client. If "
+        "it grows, see penstockctl slow for the requests, and penstockctl profile for the "
+        "functions.",
         _request_times("application"),
+    ),
+    Metric(
+        "penstock_request_lock_wait_seconds",
+        "histogram",
+        "Time for which requests of the application have waited for the interpreter lock in native "
+        "code: before the call, and after a wait for the client. Where it grows, threads compute "
+        "at the same time: use fewer threads and more workers. Waits within the application are "
+        "not in it, and the Python transport cannot measure it: for both see "
+        "penstock_interpreter_lock_wait_seconds.",
+        _request_times("request_lock_wait"),
     ),
     Metric(
         "penstock_interpreter_lock_wait_seconds",
@@ -344,15 +363,16 @@ METRICS: Final = (
     Metric(
         "penstock_requests_delayed",
         "counter",
-        "Requests that no thread could take at once. How long they waited is in "
-        "penstock_request_queue_seconds.",
+        "Requests that no thread could take at once. See penstock_request_queue_seconds for how "
+        "long they waited.",
         _count("queued"),
     ),
     Metric(
         "penstock_requests_refused",
         "counter",
         "Requests that the server has refused, by rule: a setting, or else a section of an RFC. "
-        "The log has examples of each with its client.",
+        "If it grows, see penstockctl refused: it has the bytes and the client of the last "
+        "ones.",
         lambda figures: [
             ({"rule": rule}, count)
             for rule, count in zip(RULES, figures["refused"], strict=True)
@@ -363,7 +383,7 @@ METRICS: Final = (
         "penstock_calls_slow",
         "counter",
         "Calls of the application that have used half of their time (timeout) without progress. "
-        "The log has the stack of each.",
+        "If it grows, see the stack of each in the log.",
         _count("deadlines_half"),
     ),
     Metric(
@@ -377,36 +397,40 @@ METRICS: Final = (
         "penstock_requests_shed",
         "counter",
         "Requests that were not served, by reason: queue_full and queue_timeout got 503 (raise "
-        "threads or workers), client_left had no client any more, client_rate got 429 "
-        "(max_requests_per_client), spool_full got 507 (max_spool, temp_dir).",
+        "threads or workers), client_left had no client any more, client_rate got 429 (see "
+        "max_requests_per_client), spool_full got 507 (raise max_spool, or use a larger disk "
+        "for temp_dir).",
         _by("reason", SHED),
     ),
     Metric(
         "penstock_responses_spooled",
         "counter",
         "Temporary files into which streamed responses went because their clients read slowly. "
-        "Many of them want a faster disk under temp_dir, or a smaller out_buffer.",
+        "If it grows fast, use a fast disk for temp_dir, or raise out_buffer.",
         _count("out_spooled"),
     ),
     Metric(
         "penstock_responses_waited",
         "counter",
-        "Times that a response waited for its client with a thread, by reason: spool_full "
-        "(max_spool), descriptors (ulimit -n), disk (see the error log).",
+        "Times that a response waited for its client with a thread, by reason: out_spool (raise "
+        "that setting, or threads: no more of this response may be in a temporary file), "
+        "spool_full (raise max_spool), descriptors (raise ulimit -n), disk (the one of temp_dir "
+        "is full, or takes nothing).",
         _by("reason", WAITS),
     ),
     Metric(
         "penstock_gc_passes",
         "counter",
-        "Passes of Python's cyclic garbage collector, by generation. Counted where the setting gc "
-        "is not default.",
+        "Passes of Python's cyclic garbage collector, by generation. Counted where the setting "
+        "gc is not default. If those of generation 2 grow with the requests, see "
+        "penstock_gc_seconds.",
         _by("generation", {str(number): f"gc_passes_{number}" for number in range(3)}),
     ),
     Metric(
         "penstock_gc_seconds",
         "counter",
-        "Time that these passes took, in which no thread of the worker ran Python code. Where much "
-        "of it falls into requests, gc = idle moves it between them.",
+        "Time that these passes took, in which no thread of the worker ran Python code. Where "
+        "much of it falls into requests, use gc = idle, which moves it between them.",
         lambda figures: [
             ({"generation": str(number)}, counted / 1e9)
             for number in range(3)
@@ -418,7 +442,7 @@ METRICS: Final = (
         "penstock_connections",
         "gauge",
         "Open connections of clients. At max_connections of a worker, idle ones are closed for "
-        "new ones.",
+        "new ones: raise it.",
         _count("connections"),
     ),
     Metric(
@@ -427,7 +451,7 @@ METRICS: Final = (
         "Open connections by what they do, a second ago at most: handshaking (TLS, or a proxy's "
         "header), idle, reading a request, application (its request has a thread or waits for "
         "one), sending the rest of a response, closing. Many that read are slow clients or an "
-        "attack.",
+        "attack: see max_unfinished_heads and max_connections_per_client.",
         lambda figures: [
             ({"state": state}, number) for state, number in figures["connections"].items()
         ],
@@ -435,57 +459,59 @@ METRICS: Final = (
     Metric(
         "penstock_received_bytes",
         "counter",
-        "Bytes received from clients, with what TLS adds.",
+        "Bytes received from clients, with what TLS adds. If it grows and penstock_requests "
+        "does not, see penstock_requests_refused, and max_body for large uploads.",
         _count("bytes_received"),
     ),
     Metric(
         "penstock_sent_bytes",
         "counter",
-        "Bytes sent to clients, with what TLS adds.",
+        "Bytes sent to clients, with what TLS adds. If it nears what the network can carry, see "
+        "the access log for the large responses.",
         _count("bytes_sent"),
     ),
     Metric(
         "penstock_connections_accepted",
         "counter",
         "Connections accepted. Where it grows as fast as the requests, clients do not keep "
-        "connections.",
+        "connections: see keep_alive.",
         _count("accepted"),
     ),
     Metric(
         "penstock_connections_closed",
         "counter",
-        "Connections that the server closed for its own sake, by reason: idle, head and body made "
-        "room for others (max_connections, max_unfinished_heads), slow_reader had too much unsent "
-        "(max_unsent), denied may not connect (allow, deny), client_connections had too many "
-        "(max_connections_per_client).",
+        "Connections that the server closed for its own sake, by reason: idle, head and body "
+        "made room for others (raise max_connections, max_unfinished_heads), slow_reader had "
+        "too much unsent (raise max_unsent), denied may not connect (see allow, deny), "
+        "client_connections had too many (see max_connections_per_client).",
         _by("reason", CLOSED),
     ),
     Metric(
         "penstock_tls_handshakes",
         "counter",
-        "TLS handshakes that were completed. Each that resumes no session costs a signature: about "
-        "a millisecond.",
+        "TLS handshakes that were completed. Each that resumes no session costs a signature: "
+        "about a millisecond. If its rate grows, see penstock_tls_handshakes_resumed.",
         _count("handshakes"),
     ),
     Metric(
         "penstock_tls_handshakes_resumed",
         "counter",
         "TLS handshakes that resumed a session. If few do, clients do not come back, or do not "
-        "reach the server that they had.",
+        "reach the server that they had: use a balancer that keeps them there.",
         _count("resumptions"),
     ),
     Metric(
         "penstock_tls_handshakes_failed",
         "counter",
-        "TLS handshakes that were not completed, of clients that had sent something. The debug "
-        "log has each with its reason.",
+        "TLS handshakes that were not completed, of clients that had sent something. If it "
+        "grows, see the debug log: it has each with its reason.",
         _count("handshakes_failed"),
     ),
     Metric(
         "penstock_listen_queue",
         "gauge",
-        "Connections that wait in the kernel to be accepted, by address. If it stays above 0, all "
-        "workers are busy.",
+        "Connections that wait in the kernel to be accepted, by address. If it stays above 0, "
+        "all workers are busy: raise threads, or workers.",
         lambda figures: [
             ({"address": name}, length) for name, length in figures["listen_queues"].items()
         ],
@@ -501,20 +527,22 @@ METRICS: Final = (
     Metric(
         "penstock_threads",
         "gauge",
-        "Threads that may be in the application, of the workers that serve.",
+        "Threads that may be in the application, of the workers that serve. If it falls, "
+        "workers are missing: see penstock_workers.",
         _threads,
     ),
     Metric(
         "penstock_threads_busy",
         "gauge",
-        "Threads in the application, without those that have left the count.",
+        "Threads in the application, without those that have left the count. See "
+        "penstock_capacity_ratio for their share.",
         _busy,
     ),
     Metric(
         "penstock_threads_io_bound",
         "gauge",
         "Calls that have left the count of threads (penstock.io_bound). At max_io_bound of a "
-        "worker, further ones keep their thread.",
+        "worker, further ones keep their thread: raise it.",
         _count("io_bound"),
     ),
     Metric(
@@ -526,7 +554,8 @@ METRICS: Final = (
     Metric(
         "penstock_websockets",
         "gauge",
-        "Open WebSockets. Each has a thread beside those of the setting threads.",
+        "Open WebSockets. Each has a thread beside those of the setting threads. At "
+        "max_websockets of a worker, further ones get 503: raise it.",
         _count("websockets"),
     ),
     Metric(
@@ -538,8 +567,9 @@ METRICS: Final = (
     Metric(
         "penstock_threads_by_state",
         "gauge",
-        "Threads that have started, of the workers that serve: in the application, leading (it has "
-        "the sockets), waiting, and io_bound.",
+        "Threads that have started, of the workers that serve: in the application, leading (it "
+        "has the sockets), waiting, and io_bound. If none is waiting for minutes, raise "
+        "threads.",
         _threads_by_state,
     ),
     Metric(
@@ -559,7 +589,7 @@ METRICS: Final = (
     Metric(
         "penstock_workers_wanted",
         "gauge",
-        "How many workers there are to be.",
+        "How many workers there are to be. If fewer serve, see penstockctl status.",
         lambda figures: [(_NONE, figures["status"]["workers"])],
     ),
     Metric(
@@ -583,7 +613,8 @@ METRICS: Final = (
         "penstock_workers_cpu_seconds",
         "counter",
         "Processor time of all workers and other children of the supervisor, of those that have "
-        "ended, too.",
+        "ended, too. If its rate nears the number of processors, see penstockctl profile for "
+        "what they do.",
         _optional("cpu_seconds"),
     ),
     Metric(
@@ -603,14 +634,15 @@ METRICS: Final = (
     Metric(
         "penstock_worker_requests",
         "gauge",
-        "Requests that the worker of a slot has handed to the application since it started.",
+        "Requests that the worker of a slot has handed to the application since it started. If "
+        "one slot lags far behind the others, see penstockctl workers and stacks.",
         _of_workers(lambda row: row["requests"]),
     ),
     Metric(
         "penstock_worker_beat_age_seconds",
         "gauge",
         "Time since the last heartbeat of the worker of a slot. Above 2, native code keeps the "
-        "interpreter lock, or the machine has no processor for it.",
+        "interpreter lock, or the machine has no processor for it: see penstockctl stacks.",
         _of_workers(lambda row: row["beat"]),
     ),
     # Life cycle
@@ -624,13 +656,13 @@ METRICS: Final = (
     Metric(
         "penstock_last_reload_time_seconds",
         "gauge",
-        "When the last reload ended, since the epoch.",
+        "When the last reload ended, since the epoch. See penstock_reloads for the outcome.",
         _last_reload,
     ),
     Metric(
         "penstock_upgrades",
         "counter",
-        "Upgrades of this server so far.",
+        "Upgrades of this server so far. After one, see that penstock_info has the new version.",
         _count("upgrades"),
     ),
     Metric(
@@ -644,7 +676,7 @@ METRICS: Final = (
         "penstock_spooled_bytes",
         "gauge",
         "Bytes of requests and responses in temporary files, of all workers. At max_spool, "
-        "uploads get 507.",
+        "uploads get 507: raise it.",
         lambda figures: [(_NONE, figures["spooled"])],
     ),
     Metric(
@@ -665,8 +697,9 @@ METRICS: Final = (
     Metric(
         "penstock_log_lines_dropped",
         "counter",
-        "Finished requests that were not logged, because the log was slower than the requests. If "
-        "it grows, the disk or the reader of the log is too slow (log_queue).",
+        "Finished requests that were not logged, because the log was slower than the requests. "
+        "If it grows, the disk or the reader of the log is too slow: raise log_queue, or log "
+        "less.",
         _count("log_dropped"),
     ),
     Metric(

@@ -206,8 +206,10 @@ def _common(default: object) -> _Parser:
 
 
 def _whole(value: str) -> int:
-    if not (value.isascii() and value.isdigit() and len(value) < 20):
-        raise argparse.ArgumentTypeError(f"{value!r} is not a whole number")
+    if not (value.isascii() and value.isdigit()):
+        raise argparse.ArgumentTypeError(f"{value!r} is not a whole number of 0 or more")
+    if len(value) >= 20:
+        raise argparse.ArgumentTypeError(f"{value!r} is too large")
     return int(value)
 
 

@@ -56,7 +56,9 @@ def speedscope(profile: Mapping[str, Any]) -> str:
 def summary(profile: Mapping[str, Any]) -> str:
     """Return one line about how the profile was made."""
     missed = f", {profile['late']} more came too late" if profile["late"] else ""
+    # Threads without a request are left out, unless they are asked for.
+    empty = "" if profile["stacks"] else "; no thread had a request (--idle shows the others)"
     return (
         f"{profile['samples']} samples in {profile['seconds']:.1f} s{missed}; "
-        f"sampling took {profile['cost']:.3f} s of processor time"
+        f"sampling took {profile['cost']:.3f} s of processor time{empty}"
     )

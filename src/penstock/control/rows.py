@@ -122,7 +122,8 @@ class EventRow(TypedDict):
     """One event of the server's life cycle."""
 
     number: int
-    """Counted from 1 since the start of the supervisor."""
+    """Counted from 1 since the start of the supervisor, in the order in which it has learned of
+    them: those before an upgrade come from the supervisor before."""
     at: float
     """Seconds since the epoch."""
     kind: str

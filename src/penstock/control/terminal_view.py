@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import curses
 import time
+from contextlib import suppress
 from typing import Final
 
 from penstock.control import top
@@ -44,7 +45,8 @@ class _Screen:
         """Which of `top.NOTABLE` is shown in the place of the running requests."""
         self._asked = ""
         """What a second press of the key confirms: the id of a request whose worker is meant."""
-        curses.curs_set(0)
+        with suppress(curses.error):  # a terminal that cannot hide it
+            curses.curs_set(0)
         if curses.has_colors():
             curses.use_default_colors()
 

@@ -23,7 +23,7 @@ BAR: Final = 20
 """Columns of a bar."""
 
 _BARS = "█", "░"
-_KEYS = "q quit   Tab slow, failed, refused   ↑↓ select   s its stack   r recycle its worker"
+_KEYS = "q quit  Tab slow, failed, refused  ↑↓ select  s its stack  r recycle its worker"
 
 NOTABLE: Final = ("slow", "failed", "refused")
 """Lists of requests that are worth a look."""
@@ -111,24 +111,25 @@ def summary(view: View) -> list[str]:
         f"cpu      {bar(cpu / status['cpus'])} {cpu:.2f}/{status['cpus']:g}   "
         f"application {milliseconds(application.mean)}   "
         f"lock wait {milliseconds(locks.mean)}",
-        f"connections {past.now('connections'):.0f} (+{past.rate('accepted'):.0f}/s)   "
-        f"in {size(round(past.rate('bytes_received')))}/s   "
-        f"out {size(round(past.rate('bytes_sent')))}/s   "
-        f"memory {size(round(past.now('memory')))}   "
-        f"shed {shed:.0f}   refused {past.grown('refused'):.0f}",
+        # The last of them may be cut off: a worker's memory is in its row.
+        f"connections {past.now('connections'):.0f} (+{past.rate('accepted'):.0f}/s)  "
+        f"shed {shed:.0f}  refused {past.grown('refused'):.0f}  "
+        f"in {size(round(past.rate('bytes_received')))}/s  "
+        f"out {size(round(past.rate('bytes_sent')))}/s  "
+        f"memory {size(round(past.now('memory')))}",
     ]
 
 
 def worker_lines(view: View) -> list[str]:
     """Return the table of workers, with a bar of each one's threads."""
-    lines = ["WORKER      PID  STATE         AGE  REQ/S  CONNS  WAITING     MEMORY  BUSY"]
+    lines = ["WORKER     PID STATE        AGE  REQ/S CONNS WAITING     MEMORY BUSY"]
     for row in view.workers:
         threads = row["threads"] or 1
         rate = view.rates.get(row["worker"])
         lines.append(
-            f"{text(row['worker']):>6} {text(row['pid']):>8}  {text(row['state']):<8} "
-            f"{age(row['age']):>8} {'-' if rate is None else format(rate, '.0f'):>6} "
-            f"{text(row['connections']):>6} {text(row['waiting']):>8} {size(row['memory']):>10}  "
+            f"{text(row['worker']):>6} {text(row['pid']):>7} {text(row['state']):<8} "
+            f"{age(row['age']):>7} {'-' if rate is None else format(rate, '.0f'):>6} "
+            f"{text(row['connections']):>5} {text(row['waiting']):>7} {size(row['memory']):>10} "
             f"{bar(row['busy'] / threads, 8)} {text(row['busy'])}/{text(row['threads'])}"
         )
     return lines
@@ -219,9 +220,22 @@ def recycle(address: str, worker: int, timeout: float) -> str:
     return text(reply.value.get("message") or reply.value.get("error"))
 
 
+def _can_draw() -> bool:
+    """Return True if the terminal can put text anywhere (the variable TERM)."""
+    try:
+        import curses
+    except ImportError:  # a Python that was built without the library
+        return False
+    try:
+        curses.setupterm()
+    except curses.error:  # one that the system does not know
+        return False
+    return curses.tigetstr("cup") is not None
+
+
 def run(address: str, interval: float, timeout: float, json_wanted: bool) -> int:
     """Show the server until the user ends that; return the exit status. Raises `CannotReach`."""
-    if json_wanted or not (is_terminal(0) and is_terminal(1)):
+    if json_wanted or not (is_terminal(0) and is_terminal(1) and _can_draw()):
         first = look(address, timeout, None)
         time.sleep(interval)  # rates are of a span of time
         view = look(address, timeout, first, NOTABLE)

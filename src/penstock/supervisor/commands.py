@@ -51,6 +51,7 @@ from penstock.system.cgroups import Cgroups, resident_memory
 if TYPE_CHECKING:
     from penstock.control.rows import Figures, Status
     from penstock.supervisor.supervisor import Supervisor
+    from penstock.worker.channel import Message
 
 _DAY = 86400.0
 
@@ -229,6 +230,22 @@ class Commands:
         supervisor = self._supervisor
         before = supervisor.counters.cpu_seconds
         return self.overview.totals(before + cpu_seconds_of(supervisor.pool))
+
+    def hand_over(self, send: Callable[[Message], None]) -> None:
+        """Send what is kept to look back on to the supervisor that takes this one's place."""
+        send(self._history.hand_over())
+        send(self._supervisor.counters.hand_over())
+        self.notable.hand_over(send)
+
+    def take_over(self, message: Message) -> None:
+        """Keep what the supervisor before this one has sent, which may be of another version."""
+        match message["event"]:
+            case "history":
+                self._history.take_over(message)
+            case "life cycle":
+                self._supervisor.counters.take_over(message)
+            case "noted":
+                self.notable.take_over(message)
 
     def _state(self) -> str:
         """Return the state of the supervisor; ``down`` where it serves and no worker does."""

@@ -1,7 +1,7 @@
 """The last hour: what `penstockctl doctor`, `penstockctl top` and the dashboard look back on.
 
 Every ten seconds the supervisor keeps one row of numbers, of fixed size, so that an hour takes some
-hundred kilobytes whatever the server does.
+hundred kilobytes whatever the server does. At an upgrade the new supervisor takes the rows over.
 """
 
 from __future__ import annotations
@@ -22,12 +22,16 @@ from penstock.telemetry.histograms import (
 
 if TYPE_CHECKING:
     from penstock.control.rows import Figures
+    from penstock.worker.channel import Message
 
 STEP_SECONDS: Final = 10.0
 """How often a row is kept."""
 
 ROWS: Final = 360
 """How many are kept: those of an hour."""
+
+MOST_HANDED_OVER: Final = 1 << 20
+"""Bytes of the rows of an hour, as numbers, that are taken over; they are half of that."""
 
 _BUCKETS = len(BOUNDS) + 1
 
@@ -158,6 +162,40 @@ class History:
         if now >= self._due:
             self._due = now + STEP_SECONDS
             self._rows.append(array("d", row_of(self._figures())))
+
+    def hand_over(self) -> Message:
+        """Return all rows, for the supervisor that takes over.
+
+        Most numbers are those of the row before: they are compressed, so that the channel's socket
+        takes the message at once.
+        """
+        import base64  # at an upgrade alone
+        import zlib
+
+        values = array("d")
+        for row in self._rows:
+            values += row
+        rows = base64.b64encode(zlib.compress(values.tobytes(), 1)).decode()
+        return {"event": "history", "names": list(NAMES), "bounds": list(BOUNDS), "rows": rows}
+
+    def take_over(self, message: Message) -> None:
+        """Keep the rows of the supervisor before this one, before its own.
+
+        That may be of another version: rows without all of the numbers are left out.
+        """
+        import base64
+        import zlib
+
+        names = list(message["names"])
+        if message["bounds"] != list(BOUNDS) or not {*NAMES} <= {*names}:
+            return
+        packed = base64.b64decode(message["rows"])
+        values = array("d", zlib.decompressobj().decompress(packed, MOST_HANDED_OVER))
+        places = [names.index(name) for name in NAMES]
+        begins = range(0, len(values) - len(names) + 1, len(names))
+        rows = [values[begin : begin + len(names)] for begin in begins]
+        earlier = [array("d", [row[place] for place in places]) for row in rows]
+        self._rows = deque([*earlier, *self._rows], maxlen=ROWS)
 
     def since(self, at: float, most: int | None = None) -> Mapping[str, object]:
         """Return the names, the rows that are later than ``at`` (since the epoch), and one of now.

@@ -65,6 +65,7 @@ if TYPE_CHECKING:
         WorkerRow,
     )
     from penstock.system.crash_site import CrashSite
+    from penstock.worker.channel import Message
 
 _DIGITS = 3  # of seconds: milliseconds
 
@@ -220,10 +221,39 @@ class Counters:
 
     def note(self, kind: str, text: str) -> None:
         """Keep an event; ``kind`` is one of `EVENT_KINDS`."""
-        self._noted += 1
-        text = text[:MOST_OF_EVENT]
         at = round(time.time(), _DIGITS)
-        self.events.append({"number": self._noted, "at": at, "kind": kind, "text": text})
+        self.events.append(self._event(at, kind, text))
+
+    def _event(self, at: float, kind: str, text: str) -> EventRow:
+        self._noted += 1
+        return {"number": self._noted, "at": at, "kind": kind, "text": text[:MOST_OF_EVENT]}
+
+    def hand_over(self) -> Message:
+        """Return what it keeps beside counts, for the supervisor that takes over."""
+        return {
+            "event": "life cycle",
+            "events": [[row["at"], row["kind"], row["text"]] for row in self.events],
+            "crashes": list(self.last_crashes),
+            "reload": self.last_reload,
+        }
+
+    def take_over(self, message: Message) -> None:
+        """Keep what the supervisor before this one has sent, in the order of time.
+
+        It may send the same again, with what its last workers did. It may be of another version:
+        rows with other fields are left out.
+        """
+        known = {(row["at"], row["kind"], row["text"]) for row in self.events}
+        sent = [(float(at), str(kind), str(text)) for at, kind, text in message["events"]]
+        rows = [*(self._event(*each) for each in sent if each not in known), *self.events]
+        self.events = deque(sorted(rows, key=lambda row: row["at"]), maxlen=MOST_EVENTS)
+        crashed = [row for row in message["crashes"] if _is_crash_row(row)]
+        sites = [*self.last_crashes, *(row for row in crashed if row not in self.last_crashes)]
+        match message["reload"]:
+            case {"at": float(at), "message": str(text), "done": bool(done)}:
+                self.last_reload = self.last_reload or {"at": at, "message": text, "done": done}
+        in_order = sorted(sites, key=lambda row: row["at"])
+        self.last_crashes = deque(in_order, maxlen=MOST_CRASHES)
 
     def count(self, name: str) -> None:
         """Count one of `scoreboard.COUNTED` for the supervisor itself."""
@@ -249,6 +279,18 @@ class LastError(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Note an error."""
         self._counters.last_error = _now(record.getMessage().partition("\n")[0])
+
+
+def _is_crash_row(row: Mapping[str, object]) -> bool:
+    """Return True for what `Counters.add_crash_site` keeps."""
+    return {name: type(value) for name, value in row.items()} == {
+        "at": float,
+        "worker": int,
+        "reason": str,
+        "frames": list,
+        "likely": list,
+        "modules": list,
+    }
 
 
 def _now(message: str) -> Happened:

@@ -285,6 +285,7 @@ class Supervisor:
         self._statsd.finish(0, self.listeners)
         self.error_log.pump(LAST_MESSAGES_SECONDS)
         if self._handed_over is not None:
+            self._handed_over.send_kept(self.counters.hand_over())
             self._handed_over.send_totals(self.commands.totals())
         self.hooks.call("on_exit")
         for reply in self._stop_replies:
@@ -400,8 +401,8 @@ class Supervisor:
         if predecessor is None:
             return
         received = predecessor.receive()
-        for message in received.noted:
-            self.commands.notable.take_over(message)
+        for message in received.kept:
+            self.commands.take_over(message)
         if received.totals is not None:
             self.counters.inherit(received.totals)
             self._take_control()
@@ -1016,7 +1017,7 @@ class Supervisor:
         self._notifier.hand_over(event.pid)
         self.control.hand_over()
         self._statsd.finish(self.current.wanted, self.listeners)
-        self.commands.notable.hand_over(self._handed_over.send_noted)
+        self.commands.hand_over(self._handed_over.send_kept)
         self._handed_over.send_totals(self.commands.totals())
         self.certificates.end()  # that of the new supervisor orders from now on
         for listener in self.listeners:

@@ -63,8 +63,8 @@ class HandedOver:
 
     totals: dict[str, float] | None = None
     """What it has counted: `Overview.totals`."""
-    noted: list[Message] = field(default_factory=list)
-    """Requests that are worth a look, for `Notable.take_over`."""
+    kept: list[Message] = field(default_factory=list)
+    """What it has kept to look back on, for `Commands.take_over`."""
 
 
 @dataclass
@@ -97,8 +97,8 @@ class Predecessor:
             if message["event"] == "totals":
                 totals = message["totals"].items()
                 found.totals = {str(name): float(total) for name, total in totals}
-            elif message["event"] == "noted":
-                found.noted.append(message)
+            else:
+                found.kept.append(message)
         return found
 
 
@@ -253,8 +253,8 @@ class Successor:
         """Tell the new supervisor what this one has counted; it answers clients from then on."""
         self._channel.send({"event": "totals", "totals": dict(totals)})
 
-    def send_noted(self, message: Message) -> None:
-        """Tell it of requests that are worth a look: see `Notable.hand_over`."""
+    def send_kept(self, message: Message) -> None:
+        """Send it something to look back on: see `Commands.hand_over`."""
         self._channel.send(message)
 
     def flush(self) -> None:

@@ -29,11 +29,13 @@ FIRST_STATUS: Final = 100
 """The status code that the first word of a slot's statuses counts."""
 PROTOCOLS: Final = ("HTTP/1.1", "HTTP/1.0", "other")
 
-TIMES: Final = ("duration", "first_byte", "queue", "application")
+TIMES: Final = ("duration", "first_byte", "queue", "application", "request_lock_wait")
 """``duration``: from the first byte of the request to the last byte of the response.
 ``first_byte``: from the first byte of the request to that of the response. ``queue``: the wait for
 a thread. ``application``: from the call of the application until it has handed over the last byte
-of the response, without the time for which it waited for its client."""
+of the response, without the time for which it waited for its client. ``request_lock_wait``: the
+waits for the interpreter lock of the threads that had the request, as far as the native transport
+sees them; the Python transport counts none."""
 
 HISTOGRAM_WORDS: Final = 16
 SUM: Final = HISTOGRAM_WORDS - 1

@@ -29,7 +29,7 @@ SLOT_WORDS = 192
 """Words at the beginning of a slot: whole cache lines, with room for more counts."""
 SERIES = 120
 """Series of histograms in a slot: see `penstock.telemetry.histograms`."""
-SERIES_WORDS = 64
+SERIES_WORDS = 80
 """Words of one series."""
 STATUSES = 512
 """Words behind the series: how many requests had the status code 100, 101 and so on."""
@@ -119,6 +119,8 @@ OUT_SPOOL_FILES = 30
 """Waits for a client, because no descriptor was left for a temporary file."""
 OUT_SPOOL_DISK = 31
 """Waits for a client, because the disk did not take the response."""
+OUT_SPOOL_LIMIT = 54
+"""Waits for a client, because no more bytes of its response may be in a temporary file."""
 WEBSOCKETS_REFUSED = 33
 """WebSockets that got 503: `max_websockets` were open, or there was no thread or descriptor."""
 QUEUED = 35
@@ -199,6 +201,7 @@ COUNTED: dict[str, int] = {
     "websockets_refused": WEBSOCKETS_REFUSED,
     "handshakes_failed": HANDSHAKES_FAILED,
     "out_spooled": OUT_SPOOLED,
+    "out_spool_limit": OUT_SPOOL_LIMIT,
     "out_spool_full": OUT_SPOOL_FULL,
     "out_spool_files": OUT_SPOOL_FILES,
     "out_spool_disk": OUT_SPOOL_DISK,

@@ -300,6 +300,8 @@ class OutputStep(IntEnum):
     """It waits until the client has read more."""
     SPOOL = 2
     """It writes what is in memory to the response's temporary file."""
+    WAIT_AT_LIMIT = 3
+    """It waits, and has waited for a while, because no more may go into that file."""
 
 
 def output_step(config: TransportConfig, memory: int, spool: int, waited: float) -> OutputStep:
@@ -312,11 +314,10 @@ def output_step(config: TransportConfig, memory: int, spool: int, waited: float)
     """
     if memory <= config.unsent_limit:
         return OutputStep.GO_ON
+    waits_long = waited >= config.out_spool_patience_seconds
     if spool + memory > config.out_spool:
-        return OutputStep.WAIT
-    if spool or waited >= config.out_spool_patience_seconds:
-        return OutputStep.SPOOL
-    return OutputStep.WAIT
+        return OutputStep.WAIT_AT_LIMIT if waits_long else OutputStep.WAIT
+    return OutputStep.SPOOL if spool or waits_long else OutputStep.WAIT
 
 
 class SpoolRefusal(IntEnum):

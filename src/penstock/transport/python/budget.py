@@ -12,6 +12,7 @@ from penstock.telemetry.scoreboard import (
     OUT_SPOOL_DISK,
     OUT_SPOOL_FILES,
     OUT_SPOOL_FULL,
+    OUT_SPOOL_LIMIT,
     OUT_SPOOLED,
     SPOOLED,
 )
@@ -134,6 +135,11 @@ class Budget:
         """Count a temporary file that has begun with a part of a response."""
         with self._lock:
             self._words[OUT_SPOOLED] += 1
+
+    def note_response_at_limit(self) -> None:
+        """Count a response that may have no more bytes in its temporary file."""
+        with self._lock:
+            self._words[OUT_SPOOL_LIMIT] += 1
 
     def note_response_refused(self, error: OSError) -> None:
         """Count a part of a response that could not be written to a temporary file."""

@@ -444,6 +444,10 @@ class Output:
         before, self._acknowledged = self._acknowledged, self.acknowledged()
         return self._acknowledged - before >= self._config.least_progress
 
+    def note_at_limit(self) -> None:
+        """Count that a thread waits because no more may go into the temporary file."""
+        self._budget.note_response_at_limit()
+
     def acknowledged(self) -> int:
         """Return how many bytes the client's side has taken, as far as the kernel can tell.
 
@@ -457,6 +461,7 @@ class RoomAwaited:
     """The waiting of the application's thread until it may make another block."""
 
     __slots__ = (
+        "_at_limit",
         "_before",
         "_began",
         "_config",
@@ -474,6 +479,7 @@ class RoomAwaited:
         self._deadline = self._began + config.write_timeout
         self._before = output.acknowledged()  # what the client had taken when that was set
         self._refused = False  # no temporary file takes what is in memory
+        self._at_limit = False  # it is counted that the file of the response takes no more
 
     def begin_again(self, *, refused: bool) -> None:
         """Give the client the whole write deadline, after the time that a disk has taken.
@@ -497,6 +503,9 @@ class RoomAwaited:
             step = output_step(config, output.memory, output.spool_size(), now - self._began)
             if step == OutputStep.GO_ON or (step == OutputStep.SPOOL and not self._refused):
                 return step
+            if step == OutputStep.WAIT_AT_LIMIT and not self._at_limit:
+                self._at_limit = True
+                output.note_at_limit()
             if now >= self._deadline:
                 taken = output.acknowledged()
                 if taken - self._before < config.least_progress:
