@@ -447,11 +447,11 @@ def family(
         yield servers
 
 
-def check_shares(servers: list[BareServer], count: int) -> None:
+def check_shares(servers: list[BareServer], count: int, most: float = 1.3) -> None:
     """Wait until all connections are accepted, and see that each worker has its share of them."""
     eventually(lambda: sum(server.word(CONNECTIONS) for server in servers) == count)
     shares = [server.word(CONNECTIONS) for server in servers]
-    assert max(shares) <= 1.3 * count / len(shares), shares
+    assert max(shares) <= most * count / len(shares), shares
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -495,7 +495,9 @@ def test_connections_are_shared_fairly_under_load(transport: str, workers: int) 
                 client = stack.enter_context(connect(servers[0]))
                 threads.append(threading.Thread(target=load, args=(client,)))
                 threads[-1].start()
-            check_shares(servers, 64)
+            # All workers of this test share one interpreter lock with their clients, and one that
+            # waits for it leaves new connections to others.
+            check_shares(servers, 64, most=1.5)
         finally:
             stop.set()
             for thread in threads:
