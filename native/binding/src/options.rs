@@ -154,6 +154,7 @@ pub fn read_options(config: &Bound<'_, PyAny>) -> PyResult<Options> {
         notable_call: time("notable_call_seconds")?,
         refused_head: size("refused_head_bytes")?,
         held_call: time("held_call_seconds")?,
+        longest_held_call: time("longest_held_call_seconds")?,
         monitor_tick: time("monitor_tick_seconds")?,
         monitor_idle: time("monitor_idle_seconds")?,
         client_left: get("client_left_status")?.extract()?,

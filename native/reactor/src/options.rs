@@ -159,8 +159,9 @@ pub struct Options {
     pub notable_call: Nanos,
     /// How much is kept of a head that was refused.
     pub refused_head: usize,
-    /// How long calls take after which an answer waits for others.
+    /// How long calls take at least after which an answer waits for others, and at most.
     pub held_call: Nanos,
+    pub longest_held_call: Nanos,
     /// The stall monitor's interval.
     pub monitor_tick: Nanos,
     pub monitor_idle: Nanos,

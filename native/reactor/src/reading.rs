@@ -274,7 +274,9 @@ fn hand_out(
     let number = shared.count_request();
     note_replaced_host(connection, shared, leader, state, (&source, number));
     uncork_for(connection, shared, state, &source, leader);
-    leader.short_call = shared.slow_paths.last_call() >= shared.options.held_call && {
+    let options = &shared.options;
+    let last = shared.slow_paths.last_call();
+    leader.short_call = last >= options.held_call && last <= options.longest_held_call && {
         let (head, bytes) = leader.read.head_of(&source);
         let safe = matches!(head.method.of(bytes), b"GET" | b"HEAD" | b"OPTIONS");
         safe && shared.slow_paths.is_fast(PathHash::of(head.path(bytes)))

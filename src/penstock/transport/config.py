@@ -334,7 +334,9 @@ class TransportConfig:
     while it calls the application for the next request of the same poll: a system call between two
     calls costs the interpreter a part of what the processor's caches hold of it. A text that is
     ready takes 10 microseconds with what sends it, and to keep its answer would cost more than it
-    saves; a framework, or some JSON, takes 30 and more."""
+    saves; a framework, or some JSON, takes 30 and more..."""
+    longest_held_call_seconds: float = 0.00025
+    """... and at most so long: of a call that lasts longer, the loss is a small part."""
     stalled_call_seconds: float = 0.02
     """With one thread, the stall monitor starts when calls have lasted for this long..."""
     notable_call_seconds: float = LEAST_SLOW_SECONDS

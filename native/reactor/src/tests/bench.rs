@@ -382,6 +382,7 @@ pub fn options() -> Options {
         stalled_call: 20 * MILLISECOND,
         stalled_calls: 10,
         held_call: MILLISECOND / 10,
+        longest_held_call: MILLISECOND / 2,
         monitor_tick: MILLISECOND,
         monitor_idle: 50 * MILLISECOND,
         client_left: 499,

@@ -535,16 +535,22 @@ fn an_answer_that_waits_is_sent_by_the_thread_that_leads_while_the_next_call_las
 }
 
 #[test]
-fn no_answer_waits_where_calls_take_less_than_that_would_save() {
+fn an_answer_waits_only_where_calls_take_as_long_as_it_pays_for() {
     let mut bench = Bench::new(options());
-    let (_clients, first) = polled_together(&mut bench, 3);
+    let (_clients, first) = polled_together(&mut bench, 6);
     assert!(answer_or_hold(&bench, &first));
-    let path = PathHash::of(b"/get");
-    let less = bench.shared.options.held_call - 1;
-    bench.shared.slow_paths.note(path, less);
-    bench.step();
-    let second = bench.take();
-    assert!(!answer_or_hold(&bench, &second));
+    let (path, options) = (PathHash::of(b"/get"), options());
+    for (time, held) in [
+        (options.held_call - 1, false),
+        (options.held_call, true),
+        (options.longest_held_call, true),
+        (options.longest_held_call + 1, false),
+    ] {
+        bench.shared.slow_paths.note(path, time);
+        bench.step();
+        let next = bench.take();
+        assert_eq!(answer_or_hold(&bench, &next), held);
+    }
 }
 
 #[test]
