@@ -351,7 +351,9 @@ impl Exchange {
         } else {
             histograms::count_request(&core.shared.scoreboard, &measured, now);
         }
-        if self.request.is_some() || later {
+        // Where nothing reports requests, one that only waits for others is as one that is sent at once.
+        let tells_of_cut = later && !state.output.is_corked();
+        if self.request.is_some() || tells_of_cut {
             let times = Times {
                 taken: self.handed_out_at,
                 first_byte: self.first_byte_at,
