@@ -130,7 +130,7 @@ def check_headers(
             close = close or "close" in map(str.strip, value.lower().split(","))
         elif kind == _REPORTED and keeps_upgrade and name.lower() == "upgrade":
             fields += [item, ("Connection", "upgrade")]
-        elif kind == _REPORTED:
+        else:
             put_right.append(messages.APPLICATION_SENT_HOP_BY_HOP.notice(name=name.title()))
     return fields, content_length, close
 
