@@ -131,10 +131,11 @@ def test_the_span_is_current_while_the_application_is_called_iterated_over_and_c
     found = exported.wait(2)
     for name in ("call", "block 0", "block 1", "close"):
         children = [each for each in exported.all if each.name == name]
-        parents = [each.parent and each.parent.span_id for each in children]
-        assert parents == [each.context.span_id for each in found]
+        # Of two requests, the thread of the first may end its span behind that of the second.
+        parents = sorted(each.parent.span_id if each.parent else 0 for each in children)
+        assert parents == sorted(each.context.span_id for each in found)
     ids = [(each.context.trace_id, each.context.span_id) for each in found]
-    assert seen == [(f"{one:032x}", f"{other:016x}") for one, other in ids]
+    assert sorted(seen) == sorted((f"{one:032x}", f"{other:016x}") for one, other in ids)
     assert ids[0][0] != ids[1][0]
 
 
