@@ -94,7 +94,10 @@ def check_exports(server: ServerProcess, taken: Collector) -> None:
     # What a worker has seen last is exported when it ends.
     last = next(_marks)
     ask(server, last)
+    server.lines_so_far()
     server.signal(signal.SIGHUP)
+    # A stop that comes with it would be first, and refuse the reload.
+    server.wait_for_line("reloading settings and code")
     assert taken.has([last], WITHIN), "the last request before a reload was not exported"
 
 
