@@ -456,8 +456,8 @@ impl Drop for Exchange {
 
 /// The leader sends a response that has ended, or the rest of it.
 fn is_sent_later(shared: &Shared, state: &ConnectionState, reason: &str) -> bool {
-    let waits = || !state.output.is_corked() || next_request::waits(shared, state);
-    state.output.busy() && reason.is_empty() && waits()
+    let leaves_with_next = || state.output.is_corked() && !next_request::waits(shared, state);
+    state.output.busy() && reason.is_empty() && !leaves_with_next()
 }
 
 /// A call that took long, or has failed.

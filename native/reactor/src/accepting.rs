@@ -56,6 +56,13 @@ impl Acceptor {
         }
     }
 
+    /// Have the poller watch it. Where there is no memory for that, the next sweep tries again.
+    fn watch(&mut self, shared: &Shared, index: usize, exclusive: bool) {
+        let (poller, token) = (&shared.poller, Token::listener(index));
+        let added = poller.add_listener(self.descriptor, token, exclusive);
+        self.watched = added.is_ok();
+    }
+
     /// Whether a peer may not speak the uwsgi protocol, which this listener has; log the first one.
     fn refuses_peer(&mut self, shared: &Shared, index: usize, peer: Peer) -> bool {
         let options = &shared.options;
@@ -215,11 +222,7 @@ impl Accepting {
         let exclusive = self.is_woken_alone();
         for (index, acceptor) in self.acceptors.iter_mut().enumerate() {
             if !acceptor.watched && !acceptor.closed && now >= acceptor.resume_at {
-                let token = Token::listener(index);
-                acceptor.watched = shared
-                    .poller
-                    .add_listener(acceptor.descriptor, token, exclusive)
-                    .is_ok();
+                acceptor.watch(shared, index, exclusive);
                 self.balancing.went_behind |= exclusive;
                 acceptor.left = false;
                 self.balancing.exhausted = false;
@@ -518,10 +521,8 @@ impl Accepting {
     fn go_behind(&mut self, shared: &Shared, index: usize) {
         let exclusive = self.is_woken_alone();
         if let Some(acceptor) = self.acceptors.get_mut(index).filter(|it| it.watched) {
-            let (listener, token) = (acceptor.descriptor, Token::listener(index));
-            shared.poller.remove(listener);
-            let added = shared.poller.add_listener(listener, token, exclusive);
-            acceptor.watched = added.is_ok(); // or the next sweep adds it
+            shared.poller.remove(acceptor.descriptor);
+            acceptor.watch(shared, index, exclusive);
         }
     }
 

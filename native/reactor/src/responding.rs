@@ -15,7 +15,7 @@ use crate::output_spool;
 use crate::scoreboard::OUT_SPOOL_LIMIT;
 use crate::shared::Shared;
 use crate::slow_path_estimate::PathHash;
-use crate::states::{Fate, Input, Phase};
+use crate::states::{Fate, Phase};
 use crate::sys::{self, Fd, Nanos, Readiness};
 use penstock_protocol::State;
 use std::io::{self, IoSlice};
@@ -353,10 +353,10 @@ pub fn cork(shared: &Shared, state: &mut ConnectionState, number: u64, data: &[u
         && !shared.draining.get()
         && match next.is_empty() {
             true => {
-                state.input == Input::Drained
-                    && !state.queued
-                    && shared.held_answers.may_add(number)
+                shared.held_answers.may_add(number)
                     && !shared.led.get()
+                    && !state.queued
+                    && next_request::is_quiet(shared, state)
             }
             false => {
                 next.first().is_some_and(u8::is_ascii_alphabetic)
