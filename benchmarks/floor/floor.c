@@ -7,24 +7,15 @@
  * response. It runs until it is killed.
  */
 #define _GNU_SOURCE
-#include <arpa/inet.h>
-#include <netinet/tcp.h>
+#include "listening.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
-#define BATCH 256
-#define ROOM 65536
-#define DESCRIPTORS 65536
 #define ANSWERS 256 /* that one send may carry */
 
 #define BODY "Hello, world!\n"
-#define HEAD                                                                                      \
-    "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 14\r\nServer: floor\r\n"      \
-    "Date: Thu, 01 Jan 1970 00:00:00 GMT\r\n"
+#define HEAD "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 14\r\n" SERVER_AND_DATE
 #define KEPT HEAD "\r\n" BODY
 #define CLOSED HEAD "Connection: close\r\n\r\n" BODY
 
@@ -85,28 +76,9 @@ static void serve(int fd) {
         close(fd);
 }
 
-static void accept_all(int listener, int epoll) {
-    int fd;
-    while ((fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK)) >= 0) {
-        int on = 1;
-        struct epoll_event event = {.events = EPOLLIN | EPOLLRDHUP, .data.fd = fd};
-        if (fd >= DESCRIPTORS || epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) < 0) {
-            close(fd);
-            continue;
-        }
-        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-        progress[fd] = 0;
-    }
-}
-
-static int listen_on(int port) {
-    int on = 1, fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    if (fd < 0 || bind(fd, (struct sockaddr *)&address, sizeof address) < 0 || listen(fd, 2048) < 0)
-        fail("listen");
-    return fd;
+static int begin(int fd) {
+    progress[fd] = 0;
+    return 1;
 }
 
 int main(int count, char **arguments) {
@@ -120,15 +92,15 @@ int main(int count, char **arguments) {
     for (int i = 0; i < ANSWERS; i++)
         memcpy(answers + i * answer_size, answer, answer_size);
 
-    int listener = listen_on(atoi(arguments[1])), epoll = epoll_create1(0);
-    struct epoll_event event = {.events = EPOLLIN, .data.fd = listener}, events[BATCH];
-    if (epoll < 0 || epoll_ctl(epoll, EPOLL_CTL_ADD, listener, &event) < 0)
-        fail("epoll");
+    struct epoll_event events[BATCH];
+    int epoll, listener = listen_on(atoi(arguments[1]));
+    if (listener < 0 || (epoll = watch(listener)) < 0)
+        fail("listen");
     for (;;) {
         int ready = epoll_wait(epoll, events, BATCH, -1);
         for (int i = 0; i < ready; i++) {
             if (events[i].data.fd == listener)
-                accept_all(listener, epoll);
+                accept_all(listener, epoll, begin);
             else
                 serve(events[i].data.fd);
         }

@@ -23,6 +23,7 @@ from harness.servers import PEERS, Peer
 PINS = ROOT / "requirements" / "bench.txt"
 FRAMEWORKS = "examples/requirements.txt"
 STAMPS = VENV / "stamps"
+SITE_PACKAGES = Path(sysconfig.get_path("platlib", "venv", {"platbase": str(VENV)}))
 SNAPSHOT = environment.SNAPSHOT
 INSTALL_SECONDS = 600
 """Of one distribution, which may have to be compiled."""
@@ -86,6 +87,8 @@ def _install(peer: Peer) -> str:
         return _debian("nginx")
     if peer.name == "floor":
         return _compile("floor")
+    if peer.name == "floor-wsgi" and (why := compile_module(SITE_PACKAGES)):
+        return why
     if peer.name == "bjoern" and (why := _libev()):
         return why
     if why := next((why for name in peer.distributions if (why := _pip(name))), ""):
@@ -101,7 +104,7 @@ def _strip(pattern: str) -> None:
     Without strip, of binutils, their instructions cannot be counted, and all else goes on.
     """
     strip = shutil.which("strip")
-    for module in (VENV / "lib").glob(f"python*/site-packages/{pattern}"):
+    for module in SITE_PACKAGES.glob(pattern):
         if strip:
             _attempt([strip, "--strip-debug", str(module)], IMPORT_SECONDS)
 
@@ -177,11 +180,25 @@ def _unpack(packages: tuple[str, ...]) -> str:
 
 def _compile(name: str) -> str:
     """Compile a program of our own; return why that fails."""
+    source = environment.BENCHMARKS / name / f"{name}.c"
+    return _cc(str(source), "-o", str(BIN / name), "-lm")
+
+
+def compile_module(folder: Path) -> str:
+    """Compile the floor of WSGI into a folder, for this Python; return why that fails."""
+    include = sysconfig.get_paths()["include"]
+    if not Path(include, "Python.h").exists():
+        return f"it is compiled with Python.h, which {include} has not"
+    source = environment.BENCHMARKS / "floor" / "floor_wsgi.c"
+    module = folder / f"floor_wsgi{sysconfig.get_config_var('EXT_SUFFIX')}"
+    return _cc("-shared", "-fPIC", f"-I{include}", str(source), "-o", str(module))
+
+
+def _cc(*arguments: str) -> str:
     compiler = shutil.which("cc")
     if compiler is None:
         return "it is compiled with cc (Debian's gcc), which is not installed"
-    source = environment.BENCHMARKS / name / f"{name}.c"
-    return _attempt([compiler, "-O2", "-o", str(BIN / name), str(source), "-lm"], 60)
+    return _attempt([compiler, "-O2", *arguments], 60)
 
 
 def _take_snapshot() -> None:

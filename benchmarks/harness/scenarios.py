@@ -169,6 +169,8 @@ FAST = ("penstock", "peregrine", "weft", "freastal", "bjoern", "fastpysgi", "gra
 asked of the application, and a run of all takes long: hello shows them all."""
 THREADED = tuple(name for name in FAST if PEERS[name].threaded)
 FLOOR = Candidate("floor", 1)
+FLOOR_WSGI = Candidate("floor-wsgi", 1)
+"""The bare loop that calls the application: what is out of its reach is out of a server's."""
 NGINX = Candidate("nginx", 1)
 WAITRESS = Candidate("waitress", DEFAULT_THREADS)
 GUNICORN = Candidate("gunicorn-python", DEFAULT_THREADS)
@@ -202,7 +204,7 @@ def _site(name: str, title: str, about: str, load: Load, setup: Setup) -> Scenar
         name=name,
         title=title,
         about=about,
-        candidates=servers(1, DEFAULT_THREADS, among=FAST),
+        candidates=(*servers(1, DEFAULT_THREADS, among=FAST), FLOOR_WSGI),
         load=load,
         setup=setup,
         needs=CLOSED,
@@ -245,7 +247,7 @@ SCENARIOS = (
         name="json",
         title="A JSON API",
         about="The application encodes some objects for each request: 2 KiB.",
-        candidates=servers(1, DEFAULT_THREADS, among=FAST),
+        candidates=(*servers(1, DEFAULT_THREADS, among=FAST), FLOOR_WSGI),
         load=Load("/json", 64, answered=JSON_BYTES),
         targets=(better(1.1), better(1.1, DEFAULT_THREADS)),
     ),
@@ -269,7 +271,7 @@ SCENARIOS = (
         title="Hello world, with fields that change",
         about="Cookie, Referer and X-Forwarded-For differ from request to request, as a site "
         "behind a proxy sees it: what a server remembers of a connection's fields does not help.",
-        candidates=(*servers(1, among=FAST), PYTHON),
+        candidates=(*servers(1, among=FAST), PYTHON, FLOOR_WSGI),
         load=Load("/hello", 64, script="varied.lua"),
         targets=(better(1.2),),
     ),
@@ -283,6 +285,7 @@ SCENARIOS = (
             *servers(DEFAULT_THREADS, among=("uwsgi", "gunicorn", "gunicorn-python", "waitress")),
             NGINX,
             FLOOR,
+            FLOOR_WSGI,
         ),
         load=HELLO,
         targets=(
@@ -359,7 +362,7 @@ SCENARIOS = (
         name="close",
         title="A connection for each request",
         about="Requests with `Connection: close`: 64 clients connect anew for each.",
-        candidates=(*servers(1, among=FAST), NGINX, FLOOR),
+        candidates=(*servers(1, among=FAST), NGINX, FLOOR, FLOOR_WSGI),
         load=Load("/hello", 64, script="close.lua"),
         setup=Setup(closing=True),
         targets=(better(1.1),),
@@ -368,7 +371,7 @@ SCENARIOS = (
         name="10-kib",
         title="A response of 10 KiB",
         about="The body is one block of bytes.",
-        candidates=servers(1, among=FAST),
+        candidates=(*servers(1, among=FAST), FLOOR_WSGI),
         load=Load("/bytes-10-kib", 64, answered=10 * KIB),
         targets=(better(1.1),),
     ),
@@ -376,7 +379,7 @@ SCENARIOS = (
         name="1-mib",
         title="A response of 1 MiB",
         about="The body is one block of bytes.",
-        candidates=servers(1, among=FAST),
+        candidates=(*servers(1, among=FAST), FLOOR_WSGI),
         load=Load("/bytes-1-mib", 64, bulk=True, answered=MIB),
         targets=(better(1.0),),
     ),
@@ -414,7 +417,7 @@ SCENARIOS = (
         name="post",
         title="A request of 10 KiB",
         about="64 connections that post 10 KiB, which the application reads.",
-        candidates=servers(1, among=FAST),
+        candidates=(*servers(1, among=FAST), FLOOR_WSGI),
         load=Load("/take", 64, script="post.lua", argument=10 * KIB, posted=10 * KIB),
         targets=(better(1.1),),
     ),
@@ -422,7 +425,7 @@ SCENARIOS = (
         name="upload-1-mib",
         title="A request of 1 MiB",
         about="16 connections that post 1 MiB, which the application reads in blocks of 64 KiB.",
-        candidates=servers(1, among=FAST),
+        candidates=(*servers(1, among=FAST), FLOOR_WSGI),
         needs=UPLOADED,
         load=Load("/take", 16, script="post.lua", argument=MIB, posted=MIB),
         targets=(better(0.9),),

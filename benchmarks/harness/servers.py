@@ -37,7 +37,7 @@ class Kind(Enum):
     OURS = "ours"
     PEER = "peer"
     REFERENCE = "reference"
-    """It serves no WSGI: what is possible."""
+    """It is no server for WSGI, or leaves out what one needs: it shows what is possible."""
 
 
 @dataclass(frozen=True)
@@ -242,6 +242,13 @@ PEERS = {
         Peer("waitress", _WAITRESS, ("waitress",)),
         Peer("nginx", "nginx -c {config}", kind=Kind.REFERENCE, threaded=False),
         Peer("floor", "floor {port} {closing}", kind=Kind.REFERENCE, threaded=False),
+        Peer(
+            "floor-wsgi",
+            f"{_RUNNER} floor-wsgi {_RUN} {{closing}}",
+            module="floor_wsgi",
+            kind=Kind.REFERENCE,
+            threaded=False,
+        ),
     )
 }
 
@@ -271,7 +278,7 @@ class Setup:
     application: str = "applications:app"
     access_log: bool = False
     closing: bool = False
-    """Whether clients ask for connections to be closed; the floor does not read what they ask."""
+    """Whether clients ask for connections to be closed; the floors do not read what they ask."""
     ours: str = ""
     """More flags for Penstock."""
     files: bool = False
