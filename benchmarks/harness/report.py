@@ -62,10 +62,16 @@ def targets_table(verdicts: Iterable[Verdict]) -> list[Row]:
             low, high = verdict.quartiles
             measured += f" ({low:.2f} to {high:.2f})"
         row = [verdict.scenario, verdict.server, verdict.what, verdict.compared_with]
-        row += [f"{relation} {verdict.bound:,g}", measured, "yes" if verdict.met else "**no**"]
-        rows.append([*row, "" if verdict.by_cpu is None else f"{verdict.by_cpu:.2f}"])
-    header = ["scenario", "server", "what", "best peer", "target", "measured", "reached", "by CPU"]
-    return [header, *rows]
+        row += [f"{relation} {verdict.bound:,g}", measured, _shown(verdict.bare_loop, 2)]
+        rows.append([*row, _reached(verdict), _shown(verdict.by_cpu, 2)])
+    header = ["scenario", "server", "what", "best peer", "target"]
+    return [[*header, "measured", "bare loop", "reached", "by CPU"], *rows]
+
+
+def _reached(verdict: Verdict) -> str:
+    if verdict.is_out_of_reach:
+        return "no: out of reach"
+    return "yes" if verdict.met else "**no**"
 
 
 def footprint_table(figures: Iterable[Figure]) -> list[Row]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.load import Sample
-from harness.scenarios import Measure, Scenario, Target
+from harness.scenarios import FLOOR_WSGI, Measure, Scenario, Target
 from harness.servers import PEERS, Candidate, Kind
 from harness.turns import quartiles
 
@@ -37,13 +37,23 @@ class Verdict:
     """The best peer, where one was looked for."""
     by_cpu: float | None = None
     """The same ratio by processor time for a request, which others disturb less than the rate."""
+    bare_loop: float | None = None
+    """What the bare loop has in the place of ours; None where it was not measured."""
 
     @property
     def met(self) -> bool:
         """Whether the target is reached, in the decimals that are shown."""
-        if self.value is None:
+        return self.value is not None and self._reaches(self.value)
+
+    @property
+    def is_out_of_reach(self) -> bool:
+        """Whether the target is missed, and the bare loop misses it as well."""
+        if self.value is None or self.bare_loop is None:
             return False
-        shown = round(self.value, self.digits)
+        return not self.met and not self._reaches(self.bare_loop)
+
+    def _reaches(self, value: float) -> bool:
+        shown = round(value, self.digits)
         return shown <= self.bound if self.at_most else shown >= self.bound
 
 
@@ -73,6 +83,7 @@ def _verdict(scenario: Scenario, lawful: Samples, samples: Samples, target: Targ
         quartiles=_quartiles(samples, target, other),
         compared_with=str(other) if other and is_searched else "",
         by_cpu=_by_cpu(lawful, target, other),
+        bare_loop=_bare_loop(samples, target, other),
     )
 
 
@@ -146,6 +157,19 @@ def _by_cpu(lawful: Samples, target: Target, other: Candidate | None) -> float |
             return None
     costs = [ratio(lawful, each, target.candidate, _cost) for each in others]
     return min((cost for cost in costs if cost), default=None)
+
+
+def _bare_loop(samples: Samples, target: Target, other: Candidate | None) -> float | None:
+    """Return the rate of the bare loop against that of the best peer, in the same rounds.
+
+    None where that is not what the target is about, where the bare loop was not measured, and where
+    it failed too many requests to say something.
+    """
+    if target.measure is not Measure.BEST_PEER or other is None:
+        return None
+    if not is_sound(samples.get(FLOOR_WSGI, ())):
+        return None
+    return ratio(samples, FLOOR_WSGI, other)
 
 
 def best_peer(samples: Samples, ours: Candidate) -> Candidate | None:

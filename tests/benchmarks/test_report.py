@@ -103,11 +103,24 @@ def test_a_target_that_is_missed_stands_out() -> None:
     unknown = Verdict("hello", "penstock", "rate", 0.9, at_most=False, value=None)
     spread = replace(reached, quartiles=(0.9, 1.0))
     _, *rows = report.targets_table([missed, reached, unknown, spread])
-    assert [row[-4:] for row in rows] == [
-        ["at most 2.5", "3.00", "**no**", "1.25"],
-        ["at least 0.9", "0.95", "yes", ""],
-        ["at least 0.9", "not measured", "**no**", ""],
-        ["at least 0.9", "0.95 (0.90 to 1.00)", "yes", ""],
+    assert [row[-5:] for row in rows] == [
+        ["at most 2.5", "3.00", "", "**no**", "1.25"],
+        ["at least 0.9", "0.95", "", "yes", ""],
+        ["at least 0.9", "not measured", "", "**no**", ""],
+        ["at least 0.9", "0.95 (0.90 to 1.00)", "", "yes", ""],
+    ]
+
+
+def test_a_target_that_the_bare_loop_misses_is_out_of_reach() -> None:
+    missed = Verdict("hello", "penstock", "rate", 1.15, at_most=False, value=1.0, bare_loop=1.1)
+    reachable = replace(missed, bare_loop=1.2)
+    reached = replace(missed, value=1.2)
+    header, *rows = report.targets_table([missed, reachable, reached])
+    shown = [dict(zip(header, row, strict=True)) for row in rows]
+    assert [(row["bare loop"], row["reached"]) for row in shown] == [
+        ("1.10", "no: out of reach"),
+        ("1.20", "**no**"),
+        ("1.10", "yes"),
     ]
 
 

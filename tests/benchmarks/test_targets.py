@@ -6,7 +6,7 @@ import pytest
 
 from harness import targets
 from harness.load import Sample
-from harness.scenarios import FLOOR, NGINX, Load, Measure, Scenario, Target
+from harness.scenarios import FLOOR, FLOOR_WSGI, NGINX, Load, Measure, Scenario, Target
 from harness.servers import Candidate
 
 OURS = Candidate("penstock", 1)
@@ -138,6 +138,54 @@ def test_by_processor_time_the_cheapest_other_counts() -> None:
     )
     found = targets.verdicts(replace(SCENARIO, targets=asked), samples)
     assert [verdict.by_cpu for verdict in found] == [1.5, 0.5, None, None]
+
+
+def test_the_bare_loop_is_compared_with_the_best_peer_in_the_same_rounds() -> None:
+    samples: targets.Samples = {
+        OURS: [sample(90), sample(90), sample(9)],
+        BJOERN: [sample(100), sample(100), sample(10)],
+        GRANIAN: [sample(50)] * 3,
+        FLOOR_WSGI: [sample(120), None, sample(14)],
+    }
+    asked = (
+        Target(Measure.BEST_PEER, 1.5),
+        Target(Measure.PEER, 1.0, against=NGINX),
+        Target(Measure.ALONE, 1.0),
+    )
+    found = targets.verdicts(replace(SCENARIO, targets=asked), samples)
+    assert [verdict.bare_loop for verdict in found] == [pytest.approx(1.3), None, None]
+    assert found[0].compared_with == "bjoern, 1 thread"
+
+
+@pytest.mark.parametrize("runs", [None, [None], [sample(200, errors=2)]])
+def test_a_bare_loop_that_was_not_measured_or_failed_requests_says_nothing(
+    runs: list[Sample | None] | None,
+) -> None:
+    samples: dict[Candidate, list[Sample | None]] = {OURS: [sample(90)], BJOERN: [sample(100)]}
+    if runs is not None:
+        samples[FLOOR_WSGI] = runs
+    scenario = replace(SCENARIO, targets=(Target(Measure.BEST_PEER, 3.0),))
+    [verdict] = targets.verdicts(scenario, samples)
+    assert verdict.bare_loop is None
+    assert not verdict.is_out_of_reach
+
+
+@pytest.mark.parametrize(
+    ("value", "bare_loop", "is_out_of_reach"),
+    [
+        (0.8, 0.894, True),
+        (0.8, 0.896, False),
+        (0.8, 1.2, False),
+        (0.9, 0.8, False),
+        (0.8, None, False),
+        (None, 0.8, False),
+    ],
+)
+def test_a_target_is_out_of_reach_where_ours_and_the_bare_loop_miss_it(
+    value: float | None, bare_loop: float | None, is_out_of_reach: bool
+) -> None:
+    verdict = targets.Verdict("hello", "penstock", "rate", 0.9, False, value, bare_loop=bare_loop)
+    assert verdict.is_out_of_reach is is_out_of_reach
 
 
 @pytest.mark.parametrize("measure", Measure)
