@@ -231,6 +231,20 @@ UWSGI_VARIABLE_UNSET: Final = Message(
     "Set the variable, or write the value into the file.",
 )
 
+TOKEN_FILE_OPEN: Final = Message(
+    "PEN-1118",
+    WARNING,
+    "every user of this machine can %(what)s the token file %(path)s, whose mode is %(mode)s"
+    " (setting: admin_token_file): %(command)s",
+    "The token opens the dashboard, which shows requests, stacks and settings. A user who can read"
+    " the file has the token, and one who can write to it chooses the next one. The server uses the"
+    " file nevertheless: it may be in a directory or a container that other users cannot reach.",
+    "Run the command in the message, and make a new token where another user may have read this"
+    " one. The server's user has to be able to read the file: it may also belong to root and to a"
+    " group of that user, with the mode 640. A volume of Kubernetes with a secret has `defaultMode`"
+    " for it.",
+)
+
 HOOK_FAILED: Final = Message(
     "PEN-1120",
     ERROR,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ TOKEN = "0123456789abcdef"
 def test_the_digest_of_one_line_is_returned(tmp_path: Path, content: str) -> None:
     path = tmp_path / "token"
     path.write_bytes(content.encode())
-    assert read_token(path) == hashlib.sha256(content.strip().encode()).hexdigest()
+    assert read_token(path)[0] == hashlib.sha256(content.strip().encode()).hexdigest()
 
 
 @pytest.mark.parametrize(
@@ -50,6 +51,41 @@ def test_the_settings_have_the_digest_and_the_path(tmp_path: Path) -> None:
     assert settings.admin_token == hashlib.sha256(TOKEN.encode()).hexdigest()
     assert TOKEN not in repr(settings)
     assert settings.admin_hosts == ("a.test", "b.test")
+
+
+def warnings_of(folder: Path, mode: int) -> list[str]:
+    path = folder / "its token"
+    path.write_text(TOKEN)
+    path.chmod(mode)
+    flags = {"admin": "127.0.0.1:8001", "admin_token_file": path.name}
+    return [warning.render() for warning in load_settings(flags, {}, folder).warnings]
+
+
+@pytest.mark.parametrize(
+    ("mode", "what"),
+    [(0o644, "read"), (0o604, "read"), (0o602, "write"), (0o666, "read and write")],
+)
+def test_a_file_that_every_user_can_use_is_warned_of(tmp_path: Path, mode: int, what: str) -> None:
+    path = tmp_path / "its token"
+    assert warnings_of(tmp_path, mode) == [
+        f"PEN-1118 every user of this machine can {what} the token file {path}, whose mode is "
+        f"{mode:04o} (setting: admin_token_file): chmod 600 '{path}'"
+    ]
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o400, 0o640, 0o660])
+def test_a_file_of_the_owner_or_a_group_is_not_warned_of(tmp_path: Path, mode: int) -> None:
+    assert warnings_of(tmp_path, mode) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_a_file_of_another_user_is_to_be_given_to_the_servers_user_first(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    path.write_text(TOKEN)
+    path.chmod(0o644)
+    os.chown(path, 1234, -1)
+    (warning,) = read_token(path)[1]
+    assert warning.render().endswith(f": chown 0 {path} && chmod 600 {path}")
 
 
 @pytest.mark.parametrize("name", ["admin_token_file", "admin_hosts"])

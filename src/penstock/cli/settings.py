@@ -109,7 +109,8 @@ def load_settings(
         path = joined(cwd, settings.chdir, settings.admin_token_file)
         trust.check(path)
         trust.finish(settings)
-        admin_token = read_token(path)
+        admin_token, exposed = read_token(path)
+        settings = replace(settings, warnings=(*settings.warnings, *exposed))
     trust.finish(settings)
     return replace(
         settings,
