@@ -32,6 +32,10 @@ from pathlib import Path
 
 def app(environ, start_response):
     path = environ["PATH_INFO"]
+    if path == "/fail":
+        raise ValueError
+    if path == "/slow":
+        threading.Event().wait(0.1)
     if path == "/die":
         os._exit(7)
     if path.startswith("/<img") or path == "/hold":
@@ -53,6 +57,7 @@ def dashboard(folder: Path, *arguments: str) -> Iterator[tuple[Supervised, int]]
     """Serve the application, with a dashboard at a port."""
     (folder / "shop.py").write_text(APPLICATION)
     (folder / "token").write_text(TOKEN)
+    (folder / "token").chmod(0o600)
     port = free_port()
     options = ("--admin", f"127.0.0.1:{port}", "--admin-token-file", "token", "--timeout", "0",
                "--threads", "4", "--log-level", "debug", *arguments)  # fmt: skip
@@ -102,12 +107,14 @@ def held(server: ServerProcess, folder: Path, target: str) -> Iterator[None]:
 
 
 @needs_chromium
-def test_the_page_shows_what_a_server_under_load_does(tmp_path: Path) -> None:
-    with dashboard(tmp_path, "--workers", "2", "--env", "KEY=hunter2") as (server, port):
+def test_the_page_shows_what_a_server_under_load_does(tmp_path: Path, transport: str) -> None:
+    arguments = ("--workers", "2", "--env", "KEY=hunter2", "--transport", transport)
+    with dashboard(tmp_path, *arguments) as (server, port):
         target = f"{HOSTILE}?token=hunter2"
         with Client(server.address) as client:
             client.send(b"GET /<b>x</b> HTTP/1.1\r\nHost: shop.test\r\nX: a\x01b\r\n\r\n")
             assert client.read_response().status == 400
+        assert [server.ask(path).status for path in ("/slow", "/fail")] == [200, 500]
         with load(server), held(server, tmp_path, target), browser(tmp_path, port) as page:
             page.open(f"http://localhost:{port}/")
             # Without a token it asks for one, and with a wrong one again.
@@ -121,6 +128,7 @@ def test_the_page_shows_what_a_server_under_load_does(tmp_path: Path) -> None:
             page.click("#login-form button")
             page.wait_for("!document.getElementById('page').hidden")
             check_rates(page)
+            check_phases(page, transport)
             check_the_request(page)
             check_the_refusal(page)
             page.click("#settings-details summary")
@@ -153,8 +161,25 @@ def check_rates(page: Page) -> None:
     assert "start" in page.text("#events")
 
 
+def check_phases(page: Page, transport: str) -> None:
+    """See that the wait for the interpreter lock is shown where it is counted."""
+    page.wait_for("document.querySelector('.chart .area.k-application') !== null")
+    if transport == "native":
+        page.wait_for("document.querySelector('.chart .k-lock:is(.line, .dot)') !== null")
+        assert "lock wait" in page.text(".legend:has(.k-lock)")
+    else:
+        assert "lock wait" not in page.text(".legend:has(.k-lock)")
+        assert page.evaluate("document.querySelector('.chart .k-lock.line')") is None
+
+
 def check_the_refusal(page: Page) -> None:
-    """See that a refused request is there, with an arrow at the byte."""
+    """See that a refused request is there, with an arrow at the byte, also without the others."""
+    kinds_shown = "[...document.querySelectorAll('#notable tbody td:first-child')]"
+    shown_once = f"[...new Set({kinds_shown}.map(cell => cell.textContent))].join()"
+    page.wait_for(f"{shown_once} === 'slow,failed,refused'")
+    page.click("[data-kind=refused]")
+    page.wait_for(f"{shown_once} === 'refused'")
+    assert page.text("[data-kind=refused]") == "Refused 1"
     shown = "document.querySelector('#notable .excerpt')"
     page.wait_for(f"{shown} !== null")
     line, arrow = page.evaluate(f"{shown}.textContent").split("\n")

@@ -45,15 +45,15 @@ function point(at) {
 }
 
 export class Chart {
-  // series: [{name, key}], the first one at the bottom of a stack. format: a number to text.
+  // series: [{name, key, over}], the first one at the bottom of a stack. One that is over the stack is
+  // a line, comes after the others, and is a part of what they add up to. format: a number to text.
   constructor(title, series, { stacked = false, log = false, binary = false, least = 0, format }) {
     Object.assign(this, { title, series, stacked, log, binary, least, format });
     this.legend = element("div", { class: "legend" });
-    this.values = series.map(({ name, key }) => {
-      const value = element("b");
-      this.legend.append(element("span", {}, element("span", { class: `key k-${key}` }), `${name} `, value));
-      return value;
-    });
+    this.values = series.map(() => element("b"));
+    this.keys = series.map(({ name, key }, number) =>
+      element("span", {}, element("span", { class: `key k-${key}` }), `${name} `, this.values[number]));
+    this.legend.append(...this.keys);
     this.when = element("div", { class: "when" });
     this.svg = shape("svg", { role: "img", "aria-label": title });
     this.root = element("div", { class: "chart" },
@@ -67,9 +67,11 @@ export class Chart {
     charts.add(this);
   }
 
-  // times: seconds since the epoch; data: for each series, a number or null for each time.
+  // times: seconds since the epoch; data: for each series, a number or null for each time; or null
+  // where the server does not count it.
   show(times, data, begin, end, events) {
-    Object.assign(this, { times, data, begin, end, events });
+    this.keys.forEach((key, number) => { key.hidden = data[number] === null; });
+    Object.assign(this, { times, data: data.map((values) => values ?? []), begin, end, events });
     this.draw();
   }
 
@@ -105,7 +107,7 @@ export class Chart {
     }
     parts.push(...this.timeAxis(), ...this.marks());
     const known = this.times.filter((at) => at >= this.begin).length;
-    if (known) parts.push(...this.stacked ? this.areas() : this.lines());
+    if (known) parts.push(...this.stacked ? this.areas() : [], ...this.lines());
     else parts.push(shape("text", { class: "none", x: (LEFT + width - RIGHT) / 2, y: height / 2 },
       "nothing in this time yet"));
     this.cursor = shape("g", {});
@@ -121,11 +123,15 @@ export class Chart {
     }
     this.edges = [];
     let below = this.times.map(() => 0);
-    for (const values of this.data) {
+    this.data.forEach((values, number) => {
+      if (this.series[number].over) {
+        this.edges.push(values);
+        return;
+      }
       below = values.map((value, index) => value === null ? null : below[index] + value);
       this.edges.push(below);
       below = below.map((value) => value ?? 0);
-    }
+    });
   }
 
   scale() {
@@ -204,6 +210,7 @@ export class Chart {
   lines() {
     const parts = [];
     this.data.forEach((values, number) => {
+      if (this.stacked && !this.series[number].over) return;
       const key = `k-${this.series[number].key}`;
       for (const run of this.runs(values)) {
         if (run.length > 1) parts.push(shape("path", { class: `line ${key}`, d: this.path(run, values) }));
@@ -217,7 +224,7 @@ export class Chart {
     const parts = [];
     const zero = this.times.map(() => 0);
     this.edges.forEach((edge, number) => {
-      if (!this.data[number].some((value) => value)) return;
+      if (this.series[number].over || !this.data[number].some((value) => value)) return;
       const below = number ? this.edges[number - 1] : zero;
       const key = `k-${this.series[number].key}`;
       for (const run of this.runs(edge)) {
@@ -254,7 +261,7 @@ export class Chart {
       const value = values[index];
       this.values[number].textContent = value === null || value === undefined ? "-" : this.format(value);
     });
-    const said = this.series.map(({ name }, number) => `${name} ${this.values[number].textContent}`);
+    const said = this.keys.filter((key) => !key.hidden).map((key) => key.textContent);
     this.svg.setAttribute("aria-label", `${this.title}: ${said.join(", ")}`);
   }
 }

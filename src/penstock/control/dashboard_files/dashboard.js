@@ -4,7 +4,7 @@
 import { Chart, clock, element } from "./charts.js";
 
 const POLL = 2000, FINDINGS = 10000, LONGEST_PAUSE = 30000, PATIENCE = 15000;
-const HOUR = 3600, ROWS_AT_ONCE = 60, SHORTEST_SPAN = 120;
+const HOUR = 3600, ROWS_AT_ONCE = 60, SHORTEST_SPAN = 120, FEW = 4;
 const STORED = "penstock-token";
 
 const get = (id) => document.getElementById(id);
@@ -84,7 +84,8 @@ async function look() {
   showCertificates(status.certificates);
   if (Date.now() - state.findingsAt > FINDINGS) {
     showFindings(await ask(`findings?queries=${queries()}`));
-    showNotable((await ask("slow")).slow, (await ask("failed")).failed, (await ask("refused")).refused);
+    notable = { slow: (await ask("slow")).slow, failed: (await ask("failed")).failed, refused: (await ask("refused")).refused };
+    showNotable();
     state.findingsAt = Date.now();
   }
   if (status.generation !== state.generation) {
@@ -192,6 +193,7 @@ function between(from, to) {
     p50: quantile(buckets, 0.5), p95: quantile(buckets, 0.95), p99: quantile(buckets, 0.99),
     queue, application,
     sending: duration === null ? null : Math.max(0, duration - queue - application),
+    lock: mean("request_lock_wait"),
     cpu: grown(from, to, "cpu_seconds") / seconds,
     shed: grown(from, to, "queue_full") + grown(from, to, "queue_timeout"),
     received: grown(from, to, "bytes_received") / seconds, sent: grown(from, to, "bytes_sent") / seconds,
@@ -279,7 +281,7 @@ function showTiles(status) {
 const charts = {
   rate: new Chart("Requests a second", CLASSES.map((name) => ({ name, key: name })), { stacked: true, least: 1, format: number }),
   time: new Chart("Response time", ["p50", "p95", "p99"].map((name) => ({ name, key: name })), { log: true, format: time }),
-  phases: new Chart("Mean time by phase", ["queue", "application", "sending"].map((name) => ({ name, key: name })), { stacked: true, least: 0.001, format: time }),
+  phases: new Chart("Mean time by phase", [...["queue", "application", "sending"].map((name) => ({ name, key: name })), { name: "lock wait", key: "lock", over: true }], { stacked: true, least: 0.001, format: time }),
   threads: new Chart("Threads and queue", [{ name: "threads", key: "threads" }, { name: "busy", key: "busy" }, { name: "waiting", key: "waiting" }], { least: 1, format: number }),
   cpu: new Chart("Processors", [{ name: "available", key: "cpus" }, { name: "used", key: "cpu" }], { least: 1, format: (count) => number(count, 2) }),
   memory: new Chart("Memory of the workers", [{ name: "resident", key: "memory" }], { stacked: true, binary: true, least: 1 << 20, format: bytes }),
@@ -298,7 +300,8 @@ function showCharts(status) {
   const at = (name) => rows.slice(1).map((row) => value(row, name));
   show(charts.rate, ...CLASSES.map((_, place) => spans.map((span) => span.rates[place])));
   show(charts.time, of("p50"), of("p95"), of("p99"));
-  show(charts.phases, of("queue"), of("application"), of("sending"));
+  const locks = status.transport === "native" ? of("lock") : null; // the other one cannot measure it
+  show(charts.phases, of("queue"), of("application"), of("sending"), locks);
   show(charts.threads, at("threads"), at("busy"), at("waiting"));
   show(charts.cpu, times.map(() => status.cpus), of("cpu"));
   show(charts.memory, at("memory"));
@@ -353,9 +356,19 @@ function excerpt({ excerpt: bytes, begin, position }) {
   return `${before}${visible(bytes.slice(place, end < 0 ? undefined : end + 1))}\n${" ".repeat(before.length)}^`;
 }
 
-function showNotable(slow, failed, refused) {
-  const rows = Object.entries({ slow, failed, refused }).flatMap(([kind, list]) => list.map((each) => ({ ...each, kind })));
-  get("notable-count").textContent = rows.length || "";
+let notable = { slow: [], failed: [], refused: [] };
+let kindShown = "";
+
+// Of all kinds the first ones of each are shown, so that none is below a long list of another.
+function showNotable() {
+  for (const button of document.querySelectorAll("[data-kind]")) {
+    const { kind } = button.dataset;
+    button.setAttribute("aria-pressed", String(kind === kindShown));
+    if (kind) button.lastElementChild.textContent = notable[kind].length;
+  }
+  const rows = Object.entries(notable)
+    .filter(([kind]) => !kindShown || kind === kindShown)
+    .flatMap(([kind, list]) => list.slice(0, kindShown ? undefined : FEW).map((each) => ({ ...each, kind })));
   get("notable").hidden = !rows.length;
   get("notable-empty").hidden = rows.length > 0;
   showRows("notable", rows, (each) => `${each.kind}-${each.id}-${each.at}`, (each) => {
@@ -504,6 +517,12 @@ for (const button of document.querySelectorAll("[data-span]")) {
   button.addEventListener("click", () => {
     chooseSpan(Number(button.dataset.span));
     poll();
+  });
+}
+for (const button of document.querySelectorAll("[data-kind]")) {
+  button.addEventListener("click", () => {
+    kindShown = button.dataset.kind;
+    showNotable();
   });
 }
 get("queries").addEventListener("change", () => {
