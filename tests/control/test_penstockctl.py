@@ -817,13 +817,23 @@ def test_top_is_printed_once_where_there_is_no_terminal(server: Server) -> None:
     assert value["workers"][0]["worker"] == 1
 
 
-@pytest.mark.parametrize("term", ["dumb", "of-no-kind"])
+@pytest.mark.parametrize(
+    ("term", "curses"),
+    [
+        ("dumb", True),
+        ("of-no-kind", True),
+        pytest.param("xterm", False, id="python-without-curses"),
+    ],
+)
 def test_top_is_printed_once_on_a_terminal_that_cannot_be_drawn_on(
-    server: Server, term: str
+    server: Server, tmp_path: Path, term: str, curses: bool
 ) -> None:
     ours, theirs = os.openpty()
     command = [sys.executable, "-m", "penstock.control.penstockctl", "--control", server.address]
     environ = checkout_environ() | {"TERM": term}
+    if not curses:
+        (tmp_path / "curses.py").write_text("raise ImportError")
+        environ["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{environ['PYTHONPATH']}"
     top = subprocess.Popen(
         [*command, "top", "--interval", "0.01"],
         stdin=theirs,
@@ -864,6 +874,8 @@ def test_top_draws_on_a_terminal_and_ends_with_q(server: Server) -> None:
                 seen += os.read(ours, 65536)
         assert b"shop:app" in seen
         assert b"/reports/7" in seen
+        os.write(ours, b"krr")  # the last worker, which is above the requests
+        assert server.fake.asked.get(timeout=DEADLINE) == Recycle(2)
         os.write(ours, b"q")
         while top.poll() is None and time.monotonic() < deadline:
             if select.select([ours], [], [], 0.1)[0]:

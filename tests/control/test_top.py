@@ -110,6 +110,76 @@ def test_a_refused_request_is_shown_with_an_arrow_at_the_fault() -> None:
     assert any("/reports/0" in line for line in screen(shown, 100, 40, 0, listed="slow"))
 
 
+FAILED = {
+    "worker": 12,
+    "pid": 4194304,
+    "at": 1.8e9,
+    "took": 20.0015,
+    "client": "203.0.113.7:51234",
+    "id": "6699-ee51a-7dfbe9bad96f9faf",
+    "status": 504,
+    "method": "GET",
+    "path": "/orders/7?...",
+    "reason": "timeout after 20 s",
+}
+
+
+@pytest.mark.parametrize("name", ["slow", "failed"])
+def test_a_list_in_80_columns_shows_which_requests_they_were(name: str) -> None:
+    shown = replace(view(), notable={name: {name: [FAILED], "seconds": 600.0}})
+    [line] = [line for line in screen(shown, 79, 24, 0, listed=name) if "504" in line]
+    assert "08:00:00" in line
+    assert "GET /orders/7?..." in line
+    assert ("timeout after 20 s" in line) == (name == "failed")
+    assert "…" not in line
+
+
+def test_the_rule_of_a_refused_request_is_whole_in_80_columns() -> None:
+    row = REFUSED | {"reason": "Both Content-Length and Transfer-Encoding are there."}
+    shown = replace(view(), notable={"refused": {"refused": [row], "left_out": 0}})
+    lines = screen(shown, 79, 40, 0, listed="refused")
+    assert max(map(len, lines)) <= 79
+    assert not any("…" in line for line in lines)
+    text = " ".join(" ".join(lines).split())
+    assert "Both Content-Length and Transfer-Encoding are there. (RFC 9112, section 3.2)" in text
+    [arrow] = [number for number, line in enumerate(lines) if line.strip() == "^"]
+    assert "Host: a b" in lines[arrow - 1]
+
+
+def test_a_selection_above_the_requests_is_a_worker() -> None:
+    for selected, number in ((-1, 40), (-2, 39), (-40, 1)):
+        [line] = [line for line in screen(view(40), 79, 24, selected) if line.startswith(">")]
+        assert line.split()[1:3] == [str(number), str(100 + number)]
+    shown = view(2, 0)
+    assert [top.selection(shown, wanted) for wanted in (-9, -2, 0, 9)] == [-2, -2, -1, -1]
+    assert [top.worker_of(shown, selected) for selected in (-2, -1)] == [1, 2]
+    shown = view(2, 3)
+    assert [top.selection(shown, wanted) for wanted in (-9, 0, 9)] == [-2, 0, 2]
+    assert top.worker_of(shown, 2) == 1
+    assert top.selection(view(0, 0), 0) == 0
+    assert top.worker_of(view(0, 0), 0) is None
+
+
+STACKS = """worker 1 (pid 101)
+thread a: GET /1 (request 4f2a-1, 0.1 s old)
+  File "x.py", line 1, in one
+thread b: GET /2 (request 4f2a-2, 9.0 s old)
+  File "x.py", line 2, in two
+not shown: 1 idle thread"""
+
+
+def test_the_stack_of_the_request_comes_before_those_of_other_threads() -> None:
+    lines = top.own_first(STACKS, "4f2a-2").splitlines()
+    assert lines[:3] == STACKS.splitlines()[0:1] + STACKS.splitlines()[3:5]
+    assert sorted(line for line in lines if line) == sorted(STACKS.splitlines())
+    # One that has ended meanwhile, and a worker.
+    assert top.own_first(STACKS, "4f2a-3") == top.own_first(STACKS, "") == STACKS
+
+
+def test_long_lines_of_a_stack_go_on_in_the_next_line() -> None:
+    assert top.folded(["", "abcdefghij", "abc"], 4) == ["", "abcd", "efgh", "ij", "abc"]
+
+
 def test_what_clients_send_cannot_act_on_the_terminal() -> None:
     shown = view(requests=1)
     shown.requests[0]["target"] = "/\x1b[2J\x07"  # type: ignore[index]

@@ -133,7 +133,16 @@ _NOTED: dict[str, Cell] = {
 
 _FAILED: dict[str, Cell] = {**_NOTED, "REASON": lambda row: text(row.get("reason") or None)}
 
-_LEFT_ALIGNED = {"AT", "STATE", "CLIENT", "ID", "REQUEST", "REASON"}
+_BRIEF: dict[str, Cell] = {
+    "AT UTC": lambda row: _moment(row.get("at"))[11:19],
+    "WORKER": _of("worker"),
+    "TOOK": _took,
+    "STATUS": _NOTED["STATUS"],
+    "REQUEST": _NOTED["REQUEST"],
+}
+_BRIEF_FAILED = {**_BRIEF, "REASON": _FAILED["REASON"]}
+
+_LEFT_ALIGNED = {"AT", "AT UTC", "STATE", "CLIENT", "ID", "REQUEST", "REASON"}
 
 _EXCERPT_LINE = 64
 """Bytes of a head that was refused in one line at most."""
@@ -154,15 +163,16 @@ def recent(value: Row, width: int | None) -> str:
     return _table(_RECENT, value["recent"], width) or "no requests yet\n"
 
 
-def slow(value: Row, width: int | None) -> str:
-    """Return the table of the slowest requests, likewise."""
+def slow(value: Row, width: int | None, *, brief: bool = False) -> str:
+    """Return the table of the slowest requests, likewise; ``brief`` is for 80 columns."""
     minutes = age(value["seconds"])
-    return _table(_NOTED, value["slow"], width) or f"no slow requests in the last {minutes}\n"
+    table = _table(_BRIEF if brief else _NOTED, value["slow"], width)
+    return table or f"no slow requests in the last {minutes}\n"
 
 
-def failed(value: Row, width: int | None) -> str:
+def failed(value: Row, width: int | None, *, brief: bool = False) -> str:
     """Return the table of the last requests that failed, likewise."""
-    table = _table(_FAILED, value["failed"], width)
+    table = _table(_BRIEF_FAILED if brief else _FAILED, value["failed"], width)
     return table + _left_out(value, "failed") if table else "no requests have failed\n"
 
 

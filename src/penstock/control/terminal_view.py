@@ -43,8 +43,8 @@ class _Screen:
         self._selected = 0
         self._listed = ""
         """Which of `top.NOTABLE` is shown in the place of the running requests."""
-        self._asked = ""
-        """What a second press of the key confirms: the id of a request whose worker is meant."""
+        self._asked: int | None = None
+        """What a second press of the key confirms: the number of the worker that is meant."""
         with suppress(curses.error):  # a terminal that cannot hide it
             curses.curs_set(0)
         if curses.has_colors():
@@ -72,7 +72,7 @@ class _Screen:
 
     def _draw(self, note: str) -> None:
         height, width = self._window.getmaxyx()
-        self._selected = max(0, min(self._selected, len(self._view.requests) - 1))
+        self._selected = top.selection(self._view, self._selected)
         self._window.erase()
         lines = top.screen(self._view, width - 1, height, self._selected, note, self._listed)
         for number, line in enumerate(lines):
@@ -86,7 +86,7 @@ class _Screen:
 
     def _act_on(self, key: int) -> str:
         """Act on a key; return what the last line says then."""
-        asked, self._asked = self._asked, ""
+        asked, self._asked = self._asked, None
         if key in (curses.KEY_UP, ord("k")):
             self._selected -= 1
         elif key in (curses.KEY_DOWN, ord("j")):
@@ -95,28 +95,30 @@ class _Screen:
             names = ("", *top.NOTABLE)
             self._listed = names[(names.index(self._listed) + 1) % len(names)]
         elif key in (ord("s"), ord("r")):
-            if not self._view.requests:
-                return "no request is selected"
-            request = self._view.requests[self._selected]
-            worker = int(request["worker"])
+            self._selected = top.selection(self._view, self._selected)
+            worker = top.worker_of(self._view, self._selected)
+            if worker is None:
+                return "no worker is there"
+            request = "" if self._selected < 0 else self._view.requests[self._selected]["id"]
             try:
                 if key == ord("s"):
-                    self._page(top.stack_lines(self._address, worker, self._timeout))
-                elif asked == request["id"]:
+                    self._page(top.stack_lines(self._address, worker, request, self._timeout))
+                elif asked == worker:
                     return top.recycle(self._address, worker, self._timeout)
                 else:
-                    self._asked = request["id"]
+                    self._asked = worker
                     return f"press r again to recycle worker {worker}; its requests are finished"
             except CannotReach as error:
                 return str(error)
         return ""
 
-    def _page(self, lines: list[str]) -> None:
+    def _page(self, text: list[str]) -> None:
         """Show a text until a key ends that."""
         first = 0
         self._window.timeout(-1)
         while True:
             height, width = self._window.getmaxyx()
+            lines = top.folded(text, width - 1)
             room = height - 1
             first = max(0, min(first, len(lines) - room))
             self._window.erase()

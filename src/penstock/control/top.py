@@ -7,6 +7,7 @@ once.
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import field
@@ -23,6 +24,8 @@ BAR: Final = 20
 """Columns of a bar."""
 
 _BARS = "█", "░"
+_PLACE = re.compile(r"  \d{5}  ")
+_THREAD = re.compile(r"\n(?=thread |not shown: )")
 _KEYS = "q quit  Tab slow, failed, refused  ↑↓ select  s its stack  r recycle its worker"
 
 NOTABLE: Final = ("slow", "failed", "refused")
@@ -120,6 +123,21 @@ def summary(view: View) -> list[str]:
     ]
 
 
+def selection(view: View, wanted: int) -> int:
+    """Return what is selected where ``wanted`` is: the index of a request.
+
+    The workers are above the requests: the last one is -1. Without any of both it is 0.
+    """
+    least, most = -len(view.workers), len(view.requests) - 1
+    return max(least, min(wanted, most)) if least <= most else 0
+
+
+def worker_of(view: View, selected: int) -> int | None:
+    """Return the number of the worker that is selected, or has the selected request."""
+    rows = view.workers if selected < 0 else view.requests
+    return int(rows[selected]["worker"]) if rows else None
+
+
 def worker_lines(view: View) -> list[str]:
     """Return the table of workers, with a bar of each one's threads."""
     lines = ["WORKER     PID STATE        AGE  REQ/S CONNS WAITING     MEMORY BUSY"]
@@ -147,10 +165,35 @@ def request_lines(view: View) -> list[str]:
     return lines
 
 
-def notable_lines(view: View, name: str) -> list[str]:
-    """Return one of the lists of `NOTABLE`."""
-    table = {"slow": slow, "failed": failed, "refused": refused}[name]
-    return [name.upper(), *table(view.notable[name], None).splitlines()]
+def notable_lines(view: View, name: str, width: int | None = None) -> list[str]:
+    """Return one of the lists of `NOTABLE`; with ``width``, that many columns have what matters."""
+    value = view.notable[name]
+    if name == "refused":
+        lines = refused(value, None).splitlines()
+        return [name.upper(), *(lines if width is None else _wrapped(lines, width))]
+    table = {"slow": slow, "failed": failed}[name]
+    return [name.upper(), *table(value, None, brief=width is not None).splitlines()]
+
+
+def _wrapped(lines: Sequence[str], width: int) -> list[str]:
+    """Return lines of words, none of them longer than ``width``.
+
+    Lines that begin with the place of a byte stay as they are, for the arrow below them.
+    """
+    from textwrap import wrap
+
+    wrapped = []
+    for line in lines:
+        is_text = len(line) > width and line.strip() != "^" and not _PLACE.match(line)
+        wrapped += wrap(line, width, subsequent_indent="    ") if is_text else [line]
+    return wrapped
+
+
+def folded(lines: Sequence[str], width: int) -> list[str]:
+    """Return the parts of lines, none of them longer than ``width``."""
+    return [
+        line[at : at + width] for line in lines for at in range(0, max(len(line), 1), max(width, 1))
+    ]
 
 
 def screen(
@@ -158,18 +201,23 @@ def screen(
 ) -> list[str]:
     """Return the lines of a screen, no more than ``height``, the last of which is about keys.
 
-    ``listed`` is one of `NOTABLE`, in the place of the running requests.
+    ``selected`` is what `selection` returns. ``listed`` is one of `NOTABLE`, in the place of the
+    running requests.
     """
     lines = [*summary(view), ""]
-    workers = worker_lines(view)
+    heading, *workers = worker_lines(view)
+    place = len(workers) + selected
+    if 0 <= place < len(workers):
+        workers[place] = f">{workers[place][1:]}"
     # The requests get what is left, and at least a third.
-    room = max(2, (height - len(lines)) * 2 // 3 - 2)
-    if len(workers) > room:
-        more = len(workers) - room + 1
-        workers = [*workers[: room - 1], f"{'':6} and {more} more"]
-    lines += [*workers, ""]
+    room = max(1, (height - len(lines)) * 2 // 3 - 3)
+    if (more := len(workers) - room) > 0:
+        more += 1  # the line that says so takes one, too
+        first = max(0, min(place - room + 2, more)) if selected < 0 else 0
+        workers = [*workers[first : first + room - 1], f"{'':6} and {more} more"]
+    lines += [heading, *workers, ""]
     if listed in view.notable:
-        lines += notable_lines(view, listed)[: height - len(lines) - 1]
+        lines += notable_lines(view, listed, width)[: height - len(lines) - 1]
         lines += [""] * (height - 1 - len(lines))
         return [cut(line, width).rstrip("\n") for line in [*lines[: height - 1], note or _KEYS]]
     requests = request_lines(view)
@@ -206,12 +254,25 @@ def as_json(view: View) -> dict[str, Any]:
     }
 
 
-def stack_lines(address: str, worker: int, timeout: float) -> list[str]:
-    """Return the stacks of a worker. Raises `CannotReach`."""
+def stack_lines(address: str, worker: int, request: str, timeout: float) -> list[str]:
+    """Return the stacks of a worker, first that of a request, by its id. Raises `CannotReach`."""
     reply = ask(address, "GET", f"/stacks?worker={worker}", timeout)
     if reply.status >= 300:
         return [text(reply.value.get("error"))]
-    return stacks(reply.value, None).split("\n")
+    return own_first(stacks(reply.value, None), request).split("\n")
+
+
+def own_first(stacks: str, request: str) -> str:
+    """Return the stacks of a worker with the thread of a request before the others, if it is there.
+
+    ``request`` is its id; it is empty where a worker was selected.
+    """
+    heading, *threads = _THREAD.split(stacks)
+    own = [thread for thread in threads if f"(request {request}," in thread.partition("\n")[0]]
+    if not own:
+        return stacks
+    others = [thread for thread in threads if thread not in own]
+    return "\n".join([heading, *own, "", *others])
 
 
 def recycle(address: str, worker: int, timeout: float) -> str:
