@@ -292,6 +292,17 @@ def test_without_rules_nothing_is_looked_at(tmp_path: Path) -> None:
     log.close()
 
 
+def test_requests_that_are_left_out_leave_no_empty_line(tmp_path: Path) -> None:
+    rules = rules_of(settings_from_kwargs(access_log_skip=("/healthz 2xx",)))
+    path = tmp_path / "log"
+    log = AccessLog(LogSink.open(str(path), setting="access_logfile"), rules=rules)
+    for target in ("/healthz", "/shop", "/healthz"):
+        log.requests_finished([request(target)], 1.0)
+    log.close()
+    [line] = path.read_text().splitlines()
+    assert "/shop" in line
+
+
 # -- the settings -------------------------------------------------------------------------------
 
 

@@ -135,10 +135,11 @@ class AccessLog:
                 # A wall clock beyond the calendar, say: it costs this line alone.
                 reason = f"a line cannot be formatted: {type(error).__name__}"
                 self._sink.count_dropped(1)
+        text = "".join(lines)  # empty where the rules leave all of them out
         if self.log_to is not None:
-            for line in "".join(lines).splitlines():
+            for line in text.splitlines():
                 reason = self._log(self.log_to, line) or reason
-        elif lines and not self._sink.write("".join(lines), patience=patience):
+        elif text and not self._sink.write(text, patience=patience):
             reason = self._sink.failure
         self._report(reason)
 
