@@ -86,7 +86,9 @@ def test_200_workers_leave_a_constant_number_of_files_and_no_count_is_lost(
 def test_no_count_is_lost_and_no_file_is_added_where_workers_are_recycled(
     tmp_path: Path, transport: str
 ) -> None:
-    arguments = ("-w", "2", "--max-requests", "10", "--transport", transport)
+    # Without lingering, a connection that a worker accepts as it leaves is closed unanswered.
+    linger = ("--drain-linger", "500ms")
+    arguments = ("-w", "2", "--max-requests", "10", "--transport", transport, *linger)
     with server_in(tmp_path, *arguments) as server:
         answered, seen = 0, set[int]()
 
