@@ -80,7 +80,7 @@ native transport that wake up by the time add 0.03 while other work slows the ma
 
 USUAL = (counting.HELLO, counting.VARIED, counting.GENERATOR, counting.CLOSE, counting.FLASK)
 """What is counted of both transports."""
-NATIVE_TOO = (counting.TLS, counting.BESIDE_FILES, counting.FILE)
+NATIVE_TOO = (counting.TLS, counting.LOGGED, counting.BESIDE_FILES, counting.FILE)
 """With the Python transport the time that passes counts over TLS: its loop looks at the deadlines
 at intervals."""
 

@@ -5,15 +5,17 @@
 
 use crate::access_rules::Rules;
 use crate::ffi::latin1_bytes;
-use crate::head_parts::{field, request_line, split_target};
+use crate::head_parts::{field, split_target};
 use crate::record::Record;
-use penstock_protocol::HeadCopy;
+use penstock_protocol::{HeadCopy, response};
 use penstock_reactor::sync::lock;
 use penstock_reactor::sys::{self, Peer};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use std::io::Write;
-use std::sync::Mutex;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 /// A part of a line.
 enum Piece {
@@ -44,7 +46,9 @@ pub struct LineFormat {
     pieces: Vec<Piece>,
     /// Python's text for a second, and the last that it made.
     render_second: Py<PyAny>,
-    second: Mutex<(i64, Vec<u8>)>,
+    second: Mutex<(i64, Arc<[u8]>)>,
+    /// How long the last line was.
+    last: AtomicUsize,
     rules: Option<Rules>,
 }
 
@@ -54,7 +58,7 @@ struct Line<'a> {
     request: &'a HeadCopy,
     code: u16,
     at: f64,
-    time: Vec<u8>,
+    time: &'a [u8],
     /// How many requests it stands for.
     weight: &'a str,
 }
@@ -80,7 +84,8 @@ impl LineFormat {
         Ok(LineFormat {
             pieces: read,
             render_second,
-            second: Mutex::default(),
+            second: Mutex::new((0, Arc::default())),
+            last: AtomicUsize::new(0),
             rules: (!rules.is_none()).then(|| Rules::new(&rules)).transpose()?,
         })
     }
@@ -102,15 +107,17 @@ impl LineFormat {
             }
         }
         let at = sys::wall();
+        let time = self.time(py, at as i64)?;
         let line = Line {
             record,
             request,
             code,
             at,
-            time: self.time(py, at as i64)?,
+            time: &time,
             weight,
         };
-        let mut out = Vec::with_capacity(256);
+        // The next line is seldom much longer.
+        let mut out = Vec::with_capacity(self.last.load(Ordering::Relaxed) + 64);
         for piece in &self.pieces {
             let plain = match piece {
                 Piece::Text(text) => {
@@ -132,21 +139,22 @@ impl LineFormat {
                 return Ok(Outcome::Python);
             }
         }
+        self.last.store(out.len(), Ordering::Relaxed);
         // All is ASCII but for the template's own text.
         Ok(String::from_utf8(out).map_or(Outcome::Python, Outcome::Line))
     }
 
     /// The text of a second, which Python renders once: it knows the time zone.
-    fn time(&self, py: Python<'_>, second: i64) -> PyResult<Vec<u8>> {
+    fn time(&self, py: Python<'_>, second: i64) -> PyResult<Arc<[u8]>> {
         {
             let cached = lock(&self.second);
             if cached.0 == second && !cached.1.is_empty() {
-                return Ok(cached.1.clone());
+                return Ok(Arc::clone(&cached.1));
             }
         }
         let text = self.render_second.call1(py, (second,))?;
-        let text = text.extract::<String>(py)?.into_bytes();
-        *lock(&self.second) = (second, text.clone());
+        let text: Arc<[u8]> = text.extract::<String>(py)?.into_bytes().into();
+        *lock(&self.second) = (second, Arc::clone(&text));
         Ok(text)
     }
 }
@@ -157,11 +165,17 @@ impl Line<'_> {
         let HeadCopy { bytes, head } = self.request;
         let seconds = self.record.seconds();
         match letter {
-            b'h' => word(address(self.record.peer).as_bytes(), out),
-            b'P' => word(address(self.record.socket_peer).as_bytes(), out),
+            b'h' => client(self.record.peer, out),
+            b'P' => client(self.record.socket_peer, out),
             b'l' => out.push(b'-'),
             b'u' if field(self.request, b"authorization").is_empty() => out.push(b'-'),
-            b'r' => quoted(&request_line(self.request), out),
+            b'r' => {
+                for part in [head.method.of(bytes), head.target.of(bytes)] {
+                    escape(part, false, out);
+                    out.push(b' ');
+                }
+                out.extend_from_slice(head.version.as_str().as_bytes());
+            }
             b'm' => word(head.method.of(bytes), out),
             b'U' => word(split_target(head.target.of(bytes)).0, out),
             b'q' => escape(split_target(head.target.of(bytes)).1, true, out),
@@ -178,7 +192,7 @@ impl Line<'_> {
             b'L' => print(out, format_args!("{seconds:.6}")),
             b'Q' => print(out, format_args!("{:.6}", self.record.queue_seconds())),
             b'p' => print(out, format_args!("<{}>", std::process::id())),
-            b't' => out.extend_from_slice(&self.time),
+            b't' => out.extend_from_slice(self.time),
             b'S' => out.extend_from_slice(self.weight.as_bytes()),
             _ => return false,
         }
@@ -201,7 +215,7 @@ impl Line<'_> {
         let record = self.record;
         let referer = field(self.request, b"referer");
         out.extend_from_slice(b"{\"time\":\"");
-        out.extend_from_slice(&self.time);
+        out.extend_from_slice(self.time);
         print(
             out,
             format_args!(".{milliseconds:03}Z\",\"client.address\":"),
@@ -265,18 +279,46 @@ fn print(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
 }
 
 fn number(value: impl Into<u64>, out: &mut Vec<u8>) {
-    print(out, format_args!("{}", value.into()));
+    response::append_number(out, value.into(), 10);
+}
+
+/// Write a client's address.
+fn client(peer: Peer, out: &mut Vec<u8>) {
+    let Some((IpAddr::V4(ip), _)) = peer else {
+        word(address(peer).as_bytes(), out);
+        return;
+    };
+    let [first, rest @ ..] = ip.octets();
+    number(first, out);
+    for octet in rest {
+        out.push(b'.');
+        number(octet, out);
+    }
 }
 
 fn is_plain(byte: u8) -> bool {
-    matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\'
+    // Without a branch: see `find_odd`.
+    (byte.wrapping_sub(b' ') <= b'~' - b' ') & (byte != b'"') & (byte != b'\\')
+}
+
+/// Return the place of the first byte that is not plain; `space` is whether that counts as plain.
+fn find_odd(value: &[u8], space: bool) -> Option<usize> {
+    let is_odd = |byte: u8| !is_plain(byte) | (!space & (byte == b' '));
+    // The compiler looks at the bytes of a block together.
+    let is_plain_block = |block: &&[u8]| {
+        let odd = |found: u8, &byte: &u8| found | u8::from(is_odd(byte));
+        block.iter().fold(0, odd) == 0
+    };
+    let plain = 16 * value.chunks_exact(16).take_while(is_plain_block).count();
+    let rest = value.get(plain..).unwrap_or_default();
+    let odd = rest.iter().position(|&byte| is_odd(byte))?;
+    Some(plain + odd)
 }
 
 /// Write a value with `\xHH` for what is not plain, and for spaces where they would end it.
 fn escape(value: &[u8], is_word: bool, out: &mut Vec<u8>) {
-    let fits = |byte: u8| is_plain(byte) && !(is_word && byte == b' ');
     let mut rest = value;
-    while let Some(odd) = rest.iter().position(|&byte| !fits(byte)) {
+    while let Some(odd) = find_odd(rest, !is_word) {
         let (plain, from_odd) = rest.split_at_checked(odd).unwrap_or((rest, &[]));
         out.extend_from_slice(plain);
         if let Some((byte, after)) = from_odd.split_first() {
@@ -303,7 +345,7 @@ fn json_text(value: &[u8], out: &mut Vec<u8>) -> bool {
     }
     out.push(b'"');
     let mut rest = value;
-    while let Some(odd) = rest.iter().position(|&byte| !is_plain(byte)) {
+    while let Some(odd) = find_odd(rest, true) {
         let (plain, from_odd) = rest.split_at_checked(odd).unwrap_or((rest, &[]));
         out.extend_from_slice(plain);
         match from_odd.split_first() {

@@ -22,7 +22,9 @@ pub fn given_field<'a>(copy: &'a HeadCopy, name: &[u8]) -> Option<Cow<'a, [u8]>>
         return Some(Cow::Borrowed(authority.of(bytes))); // RFC 9112, section 3.2.2
     }
     let mut values = head.fields.iter().filter_map(|field| {
-        let same = field.name.of(bytes).eq_ignore_ascii_case(name);
+        // Few names are as long.
+        let same =
+            field.name.size() == name.len() && field.name.of(bytes).eq_ignore_ascii_case(name);
         same.then(|| field.value.of(bytes))
     });
     let mut joined = Cow::Borrowed(values.next()?);

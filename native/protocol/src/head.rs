@@ -29,6 +29,13 @@ impl Span {
         Self::new(self.start.saturating_sub(by), self.end.saturating_sub(by))
     }
 
+    /// Returns how many bytes they are.
+    #[must_use]
+    #[inline]
+    pub const fn size(self) -> usize {
+        self.end.saturating_sub(self.start)
+    }
+
     /// Returns these bytes of `head`; empty if it has fewer.
     #[must_use]
     #[inline]

@@ -128,8 +128,8 @@ pub fn encode_chunk(out: &mut Vec<u8>, data: &[u8]) {
     }
 }
 
-/// Appends a number. Each response has one, and `format!` would be slower.
-fn append_number(out: &mut Vec<u8>, number: u64, base: u64) {
+/// Appends a number in base 10 or 16. Each response has one, and `format!` would be slower.
+pub fn append_number(out: &mut Vec<u8>, number: u64, base: u64) {
     let mut digits = [0; 20];
     let mut rest = number;
     let mut used: usize = 0;
