@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, BinaryIO
 
+from _typeshed import WriteableBuffer
+
 from penstock.telemetry.scoreboard import Slot
 from penstock.transport import ApplicationCalls, WebSocket
 from penstock.transport import Exchange as AnyExchange
@@ -26,7 +28,7 @@ class Exchange:
     def began(self) -> float: ...
     @property
     def peer_addr(self) -> str: ...
-    def receive(self, size: int) -> bytes: ...
+    def receive_into(self, target: WriteableBuffer) -> int: ...
     def send_informational(self, status: str, headers: Sequence[tuple[str, str]]) -> None: ...
     def respond(
         self, status: str, headers: list[tuple[str, str]], content_length: int | None

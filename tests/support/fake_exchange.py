@@ -6,7 +6,7 @@ import io
 import logging
 import os
 from collections.abc import Iterable, Sequence
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 from wsgiref.types import WSGIApplication
 
 from penstock.errors import ClientDisconnected
@@ -15,6 +15,9 @@ from penstock.transport import Exchange, HeaderList, WebSocket
 from penstock.wsgi.environ import HeaderMap, base_environ, build_environ, client_environ
 from penstock.wsgi.errors import ErrorStream
 from penstock.wsgi.gateway import Gateway
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 
 class Records(logging.Handler):
@@ -129,17 +132,20 @@ class FakeExchange:
     def over(self) -> bool:
         return self.finished or self.aborted
 
-    def receive(self, size: int) -> bytes:
-        assert size > 0
+    def receive_into(self, target: WriteableBuffer) -> int:
+        view = memoryview(target)
+        assert view
         if not self._chunks:
-            return b""
+            return 0
         chunk = self._chunks.pop(0)
         if isinstance(chunk, Exception):
             self._chunks.insert(0, chunk)
             raise chunk
-        if chunk[size:]:
-            self._chunks.insert(0, chunk[size:])
-        return chunk[:size]
+        if chunk[len(view) :]:
+            self._chunks.insert(0, chunk[len(view) :])
+        data = chunk[: len(view)]
+        view[: len(data)] = data
+        return len(data)
 
     def send_informational(self, status: str, headers: Sequence[tuple[str, str]]) -> None:
         assert not self.head_sent

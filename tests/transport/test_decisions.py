@@ -41,6 +41,7 @@ LINGERING, IDLE, HEAD, BODY, CALL = decisions.Holding
 GO_ON, WAIT, SPOOL, WAIT_AT_LIMIT = decisions.OutputStep
 NONE, FULL, FILES = decisions.SpoolRefusal
 STAYS, HALF_CLOSED, GONE = decisions.Leaving
+NEVER, LATER, NOW = decisions.HandOver
 Value = float | None
 
 TABLE: dict[str, list[tuple[Sequence[Value], float]]] = {
@@ -267,6 +268,16 @@ TABLE: dict[str, list[tuple[Sequence[Value], float]]] = {
         ((1001, True, 1), True),
         ((1001, True, 2), False),  # half of the threads are for others
     ],
+    # Content-Length, how much has come, within which time, how many are read already.
+    "hand_over": [
+        ((100_000, 2000, 0.02, 1), NOW),
+        ((100_000, 2000, 0.021, 1), NEVER),  # the rest would take more than a second
+        ((100_000, 2000, 0.02, 2), LATER),  # half of the threads are for others
+        ((100_000, 2000, 0.021, 2), NEVER),
+        ((2000, 2000, 60.0, 0), NOW),  # all has come
+        ((None, 2000, 0.0, 0), NEVER),
+    ],
+    "most_streamed": [((), 2)],
     "accepts_scheme": [
         ((False, False), True),
         ((False, True), True),  # a proxy's target, or one in the form of HTTP/1.0

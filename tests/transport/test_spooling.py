@@ -16,6 +16,7 @@ from support.serving import TEXT, Environ, connect, descriptors, eventually, pos
 from support.wire import Client, Response, chunked
 
 LIMIT = 1000
+COLLECTED = {"body_memory": LIMIT, "stream_requests": False}
 
 both = pytest.mark.parametrize("threads", [1, 4])
 
@@ -53,7 +54,7 @@ def send_body(client: Client, body: bytes, framing: str) -> Response:
 def test_a_body_is_in_memory_up_to_the_limit_and_on_disk_above(
     transport: str, threads: int, framing: str, size: int, place: str
 ) -> None:
-    settings = {"transport": transport, "threads": threads, "body_memory": LIMIT}
+    settings = {"transport": transport, "threads": threads, **COLLECTED}
     with penstock.running(places, **settings) as server, connect(server) as client:
         body = bytes(range(251)) * (size // 251) + b"z" * (size % 251)
         for _ in range(2):
@@ -67,6 +68,7 @@ def test_a_body_of_1_mib_is_in_memory_while_all_bodies_take_little_of_what_they_
     transport: str, threads: int
 ) -> None:
     settings = {"transport": transport, "threads": threads, "max_body_memory": "4MiB"}
+    settings["stream_requests"] = False
     with penstock.running(places, **settings) as server, connect(server) as client:
 
         def place_of(size: int) -> str:
@@ -85,7 +87,7 @@ def test_a_body_of_1_mib_is_in_memory_while_all_bodies_take_little_of_what_they_
 def test_spooled_bodies_leave_no_descriptor_behind(
     transport: str, threads: int, tmp_path: Path
 ) -> None:
-    settings: dict[str, Any] = {"transport": transport, "threads": threads, "body_memory": LIMIT}
+    settings: dict[str, Any] = {"transport": transport, "threads": threads, **COLLECTED}
     with penstock.running(places, **settings, temp_dir=str(tmp_path)) as server:
         with connect(server) as client:
             assert send_body(client, b"x", "length").status == 200
@@ -113,7 +115,7 @@ def test_spooled_bodies_leave_no_descriptor_behind(
 def test_rfc4918_11_5_without_room_for_a_body_it_is_a_507_and_others_go_on(
     transport: str, threads: int, framing: str, tmp_path: Path
 ) -> None:
-    settings: dict[str, Any] = {"transport": transport, "threads": threads, "body_memory": LIMIT}
+    settings: dict[str, Any] = {"transport": transport, "threads": threads, **COLLECTED}
     folder = tmp_path / "folder"
     folder.mkdir()
     with penstock.running(places, **settings, temp_dir=str(folder)) as server:
@@ -134,7 +136,7 @@ def test_rfc4918_11_5_without_room_for_a_body_it_is_a_507_and_others_go_on(
 def test_rfc4918_11_5_a_disk_that_fills_up_within_a_body_is_a_507(transport: str) -> None:
     here = Path(__file__).parents[1] / "support"
     limits = {"LIMIT_FSIZE": "2000000"}
-    arguments = ("self_reporting:app", "--transport", transport)
+    arguments = ("self_reporting:app", "--transport", transport, "--no-stream-requests")
     with ServerProcess(*arguments, cwd=here, environ=limits) as server:
         with Client(server.address) as small:
 

@@ -7,7 +7,7 @@ use crate::core::Core;
 use crate::environ::{Template, http_key, keys};
 use crate::exchange::Exchange;
 use crate::extend_deadline::ExtendDeadline;
-use crate::ffi::latin1;
+use crate::ffi::{bytes_of, latin1};
 use crate::lock_wait::LockWait;
 use crate::request_id::RequestId;
 use crate::spares::Spares;
@@ -364,25 +364,23 @@ impl Delivery {
     ) -> PyResult<(Option<Py<PyAny>>, RequestBody)> {
         let connection = Arc::clone(connection);
         Ok(match body {
-            Body::Streamed(streaming) => (
-                None,
-                RequestBody::streamed(connection, head.expect_continue, streaming),
-            ),
+            Body::Streamed(streaming, come) => {
+                // With some of the body there, the client is not waiting for it to be asked for.
+                let continue_owed = head.expect_continue && come.bytes().is_empty();
+                (
+                    None,
+                    RequestBody::streamed(connection, continue_owed, Some(streaming), come),
+                )
+            }
             Body::Empty => (
                 Some(self.bytes_io.call0(py)?),
                 RequestBody::complete(connection, 0),
             ),
             Body::Collected(Spool::Memory(collected)) => {
-                let collected = collected.bytes();
-                let bytes = PyBytes::new_with(py, collected.len(), |bytes| {
-                    bytes.copy_from_slice(collected);
-                    Ok(())
-                })?;
+                let size = collected.bytes().len() as u64;
+                let bytes = bytes_of(py, collected.bytes())?;
                 let file = self.bytes_io.call1(py, (bytes,))?;
-                (
-                    Some(file),
-                    RequestBody::complete(connection, collected.len() as u64),
-                )
+                (Some(file), RequestBody::complete(connection, size))
             }
             Body::Collected(Spool::Disk(spooled)) => {
                 let size = spooled.size();

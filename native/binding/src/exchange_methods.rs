@@ -3,15 +3,15 @@
 use crate::access_line::address;
 use crate::ending;
 use crate::exchange::{Exchange, raised};
-use crate::ffi::latin1_bytes;
+use crate::ffi::{WritableBuffer, latin1_bytes};
 use crate::lock_wait::detached;
 use crate::relaying::{self, Answer, ClientStream};
 use crate::response_head::ResponseHead;
 use crate::sending;
 use penstock_protocol::{Version, response};
-use penstock_reactor::request_body::wait_for_input;
+use penstock_reactor::request_body::{Received, wait_for_input};
 use penstock_reactor::states::Fate;
-use penstock_reactor::sys::{Nanos, SECOND};
+use penstock_reactor::sys::SECOND;
 use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PySequence, PyString};
@@ -36,14 +36,16 @@ impl Exchange {
         address(self.request_body.connection.socket_peer())
     }
 
-    fn receive<'py>(slf: &Bound<'py, Self>, size: usize) -> PyResult<Bound<'py, PyBytes>> {
+    fn receive_into(slf: &Bound<'_, Self>, target: &Bound<'_, PyAny>) -> PyResult<usize> {
         let py = slf.py();
+        let mut target = WritableBuffer::of(target)?;
         let mut buffer = Vec::new();
         loop {
             let (connection, patience, core) = {
                 let mut this = slf.try_borrow_mut()?;
-                let Some(patience) = receive_some(&mut this, size, &mut buffer)? else {
-                    return Ok(PyBytes::new(py, &this.request_body.take_unread(size)));
+                let patience = match receive_some(&mut this, target.bytes(py), &mut buffer)? {
+                    Received::Bytes(size) => return Ok(size),
+                    Received::Nothing(patience) => patience,
                 };
                 let connection = Arc::clone(&this.request_body.connection);
                 (connection, patience, Arc::clone(&this.core))
@@ -163,9 +165,12 @@ impl Exchange {
     }
 }
 
-/// Look for a part of the streamed body; None where there is one, or its end, else for how
-/// long to wait for input.
-fn receive_some(this: &mut Exchange, size: usize, buffer: &mut Vec<u8>) -> PyResult<Option<Nanos>> {
+/// Look for a part of the streamed body, or its end.
+fn receive_some(
+    this: &mut Exchange,
+    target: &mut [u8],
+    buffer: &mut Vec<u8>,
+) -> PyResult<Received> {
     this.check_process()?;
     if this.response.is_over() && this.request_body.awaits_more() {
         // The connection is the leader's again: what arrives may be of another request.
@@ -175,6 +180,6 @@ fn receive_some(this: &mut Exchange, size: usize, buffer: &mut Vec<u8>) -> PyRes
     }
     let head_sent = this.head_sent();
     let (core, body) = (&this.core, &mut this.request_body);
-    body.receive(&core.shared, size, head_sent, buffer)
+    body.receive(&core.shared, target, head_sent, buffer)
         .map_err(raised)
 }

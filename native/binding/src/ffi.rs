@@ -1,9 +1,10 @@
 //! The C API where PyO3 has no safe and cheap way. The only module that calls it directly.
 
-use pyo3::exceptions::PyUnicodeEncodeError;
+use pyo3::buffer::PyBuffer;
+use pyo3::exceptions::{PyBufferError, PyUnicodeEncodeError};
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::PyString;
+use pyo3::types::{PyBytes, PyString};
 use std::hint::black_box;
 use std::{mem, ptr};
 
@@ -16,6 +17,44 @@ pub fn latin1<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyStrin
     unsafe {
         let text = ffi::PyUnicode_DecodeLatin1(pointer, size, ptr::null());
         Ok(Bound::from_owned_ptr_or_err(py, text)?.cast_into_unchecked())
+    }
+}
+
+/// A copy in Python's memory. Fails where that runs out.
+pub fn bytes_of<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
+    let pointer = bytes.as_ptr().cast();
+    let size = bytes.len() as ffi::Py_ssize_t;
+    // SAFETY: pointer and size are those of a slice, and what is returned is a new reference to a
+    // bytes object, or null with an exception set.
+    unsafe {
+        let copy = ffi::PyBytes_FromStringAndSize(pointer, size);
+        Ok(Bound::from_owned_ptr_or_err(py, copy)?.cast_into_unchecked())
+    }
+}
+
+/// Memory of Python's, to be filled.
+pub struct WritableBuffer(PyBuffer<u8>);
+
+impl WritableBuffer {
+    /// Fails unless `object` offers contiguous bytes that may be written.
+    pub fn of(object: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let buffer = PyBuffer::<u8>::get(object)?;
+        if buffer.readonly() || !buffer.is_c_contiguous() {
+            return Err(PyBufferError::new_err(
+                "contiguous bytes to write to are needed",
+            ));
+        }
+        Ok(WritableBuffer(buffer))
+    }
+
+    pub fn bytes<'a>(&'a mut self, _attached: Python<'a>) -> &'a mut [u8] {
+        let size = self.0.len_bytes();
+        if size == 0 {
+            return &mut []; // its pointer may be null
+        }
+        // SAFETY: `of` has asked for writable, contiguous bytes, which the export keeps in place.
+        // The slice lives no longer than the GIL is held, and no Python code runs meanwhile.
+        unsafe { std::slice::from_raw_parts_mut(self.0.buf_ptr().cast(), size) }
     }
 }
 

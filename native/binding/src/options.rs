@@ -87,8 +87,10 @@ pub fn read_options(config: &Bound<'_, PyAny>) -> PyResult<Options> {
         stream_requests: match get("stream_requests")?.extract::<bool>() {
             Ok(true) => StreamRequests::Always,
             Ok(false) => StreamRequests::Never,
-            Err(_) => StreamRequests::Auto,
+            Err(_) if text("stream_requests")? == "auto" => StreamRequests::Auto,
+            Err(_) => StreamRequests::Fast,
         },
+        fast_rest: time("fast_rest_seconds")?,
         keep_alive_field: text("keep_alive_field")?,
         temp_dir: text("spool_dir")?.into(),
         id_prefix: text("id_prefix")?,

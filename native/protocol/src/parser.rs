@@ -133,6 +133,14 @@ impl Parser {
         }
     }
 
+    /// Does what taking `size` bytes of content does: they were received without passing by here.
+    /// There are as many to come: [`Parser::body_remaining`] tells.
+    pub const fn note_content(&mut self, size: usize) {
+        if let Position::Length(remaining) = &mut self.position {
+            *remaining = remaining.saturating_sub(size as u64);
+        }
+    }
+
     /// Returns the request line of a head that is incomplete or was refused; empty while the line
     /// itself is incomplete. `input` is what the last call of [`Parser::next_event`] left
     /// unconsumed.

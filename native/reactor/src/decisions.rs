@@ -331,11 +331,54 @@ pub fn accepts_scheme(https_target: bool, secure: bool) -> bool {
 pub fn streams_body(options: &Options, length: Option<u64>, expects: bool, streaming: u64) -> bool {
     match (options.stream_requests, length) {
         (StreamRequests::Always, _) => true,
-        (StreamRequests::Auto, Some(length)) if streaming < options.threads / 2 => {
+        (StreamRequests::Auto, Some(length)) if streaming < most_streamed(options) => {
             expects || length > options.body_memory
         }
         _ => false,
     }
+}
+
+/// What is done with a body whose part in memory is full.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum HandOver {
+    /// It goes to a file.
+    Never,
+    /// It waits until fewer bodies are read by the application.
+    Later,
+    /// The application is called, and reads the rest as it arrives.
+    Now,
+}
+
+/// Say what is done with a body of which `received` bytes came within `took`. The other arguments are
+/// those of `streams_body`.
+pub fn hand_over(
+    options: &Options,
+    length: Option<u64>,
+    received: u64,
+    took: Nanos,
+    streaming: u64,
+) -> HandOver {
+    let collects = matches!(
+        options.stream_requests,
+        StreamRequests::Never | StreamRequests::Always
+    );
+    let Some(length) = length.filter(|_| !collects && options.threads > 1) else {
+        return HandOver::Never;
+    };
+    let rest = u128::from(length.saturating_sub(received)) * u128::from(took);
+    if rest > u128::from(received) * u128::from(options.fast_rest) {
+        HandOver::Never
+    } else if streaming < most_streamed(options) {
+        HandOver::Now
+    } else {
+        HandOver::Later
+    }
+}
+
+/// Return how many threads may read bodies as they arrive, unless all requests are served like that:
+/// the others are left to others.
+pub fn most_streamed(options: &Options) -> u64 {
+    options.threads / 2
 }
 
 /// Return true if the unread rest of a request's body is dropped to keep the connection.
@@ -504,6 +547,11 @@ pub fn decide(options: &Options, name: &str, given: &[Option<f64>]) -> Option<f6
         "streams_body" => {
             let length = optional(0).map(|length| length as u64);
             number(streams_body(options, length, flag(1), whole(2)))
+        }
+        "most_streamed" => most_streamed(options) as f64,
+        "hand_over" => {
+            let length = optional(0).map(|length| length as u64);
+            f64::from(hand_over(options, length, whole(1), time(2), whole(3)) as u8)
         }
         "keeps_connection" => {
             let remaining = optional(1).map(|remaining| remaining as u64);

@@ -297,7 +297,8 @@ impl EventLoop {
             || shared.held_answers.are_left()
             || !self.leader.deferred.is_empty()
             || self.accepting.looks_for_clients()
-            || self.slow_readers.are_left();
+            || self.slow_readers.are_left()
+            || self.next_body(shared) <= self.leader.now;
         let timeout = match leader {
             Leader::Attached => Some(0),
             _ if pending => Some(0),
@@ -399,10 +400,19 @@ impl EventLoop {
     fn time_to_wait(&self, shared: &Shared) -> Option<Nanos> {
         let watching = self.accepting.is_watching();
         if shared.connection_count() == 0 && !shared.draining.get() && watching {
+            shared.spooling.memory.free_spares_unless_held();
             return shared.options.idle_wait; // nothing has a deadline
         }
         let next = self.next_sweep.min(self.accepting.next_look());
+        let next = next.min(self.next_body(shared));
         Some(next.saturating_sub(sys::monotonic()))
+    }
+
+    /// When a body is due that waits until the application reads fewer.
+    #[inline(always)]
+    fn next_body(&self, shared: &Shared) -> Nanos {
+        let most = decisions::most_streamed(&shared.options);
+        shared.streamed_bodies.next_due(most).unwrap_or(Nanos::MAX)
     }
 
     /// Take what was accepted. `at_once` has it read from in this turn: a client that sends its request
@@ -487,6 +497,10 @@ impl EventLoop {
         }
         self.accepting.limit_heads(shared, now);
         self.slow_readers.cut_off(shared, &self.leader);
+        let most = decisions::most_streamed(&shared.options);
+        while let Some(connection) = shared.streamed_bodies.take_due(now, most) {
+            self.leader.defer(&connection, &mut connection.lock());
+        }
         // Measured against the last poll, not against now: what had arrived by then has been
         // handled, so that no client is blamed for time in which the process did not run.
         if self.polled_at >= self.next_sweep {
@@ -509,6 +523,7 @@ impl EventLoop {
             });
         }
         unserved::sweep_queue(shared, self.polled_at);
+        shared.spooling.memory.free_spares_unless_held();
         if !shared.draining.get() {
             self.accepting.resume_accepting(shared, self.polled_at);
         }
@@ -546,6 +561,7 @@ impl EventLoop {
         self.remainder = Remainder::default();
         self.unwatched.clear();
         self.slow_readers = SlowReaders::default();
+        shared.streamed_bodies.clear();
         if before {
             return;
         }

@@ -35,6 +35,8 @@ pub struct ExchangeState {
     pub storing_since: Nanos,
     /// Why it could not.
     pub store_error: Option<io::Error>,
+    /// For how long its body has waited until the application reads fewer others; 0 unless it has.
+    pub waited: Nanos,
     /// What happens to the connection after the response.
     pub fate: Fate,
     /// The client asked for the close, in a request without a body, and was answered at once.

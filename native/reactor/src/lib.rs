@@ -67,6 +67,7 @@ pub mod spool;
 pub mod states;
 pub mod storing;
 pub mod stream;
+pub mod streamed_bodies;
 pub mod sync;
 pub mod sys;
 pub mod thread_count;

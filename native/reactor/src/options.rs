@@ -89,6 +89,7 @@ pub struct Options {
     pub server_header: Option<String>,
     pub header_map: HeaderMap,
     pub stream_requests: StreamRequests,
+    pub fast_rest: Nanos,
     /// The line with which a response says how long its connection may be idle; empty for none.
     pub keep_alive_field: String,
     pub temp_dir: PathBuf,
@@ -176,6 +177,8 @@ pub struct Options {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum StreamRequests {
     Never,
+    /// For a long body that comes fast, once its part in memory is full.
+    Fast,
     /// For long bodies, and where the client waits for `100 Continue`.
     Auto,
     Always,

@@ -4,7 +4,7 @@ use crate::body_clock::BodyClock;
 use crate::client::key_of;
 use crate::closing;
 use crate::connection::{Connection, ConnectionState, NEVER};
-use crate::decisions;
+use crate::decisions::{self, HandOver};
 use crate::forwarded::{Field, Forwarded, Reason};
 use crate::leader::{LeaderState, ReadBuffers, Source};
 use crate::log_queue::{Entry, HostReplaced, message};
@@ -14,20 +14,20 @@ use crate::output::Output;
 use crate::own_answers::{self, WHOLE_SERVER, is_check};
 use crate::refusal::Refusal;
 use crate::refusing;
-use crate::request::{Body, Ready, Streaming};
+use crate::request::{Body, Ready};
 use crate::responding;
 use crate::scoreboard::CLIENT_RATE;
 use crate::shared::Shared;
 use crate::slow_path_estimate::PathHash;
-use crate::spool::{Gathered, Spool};
+use crate::spool::{Gathered, HeldBody, Spool};
 use crate::states::{Input, Phase};
 use crate::storing;
+use crate::streamed_bodies::Streaming;
 use crate::sys::{Nanos, Peer, SECOND};
 use crate::unserved;
 use penstock_protocol::{Event, Head, HeadCopy, Input as Bytes, State, response};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 /// Reads in one turn, so that one fast sender does not hold up the other clients.
 const READS_PER_TURN: usize = 16;
@@ -39,6 +39,8 @@ const HEAVY_BYTES: u64 = 64 * 1024;
 enum Verdict {
     Ready(Source, Body),
     MoreInput,
+    /// The body is handed over once the application reads fewer.
+    Later,
     /// The body that was to be dropped is over.
     Discarded,
     Refused(Box<Refusal>),
@@ -115,7 +117,7 @@ fn store(
     }
 }
 
-/// Go on with a body of which a part was written, or could not be.
+/// Go on with a body of which a part was written, or could not be, or that waited to be handed over.
 pub fn go_on_stored(
     connection: &Arc<Connection>,
     shared: &Shared,
@@ -138,6 +140,9 @@ pub fn go_on_stored(
     }
     state.exchange.spool = Some(spool);
     let storing = leader.now.saturating_sub(state.exchange.storing_since);
+    if state.exchange.waited > 0 {
+        state.exchange.waited += storing;
+    }
     let (options, began) = (&shared.options, state.since);
     connection.set_deadline(state.body_clock.stored(options, storing, began));
     state.answered_in_turn = 0;
@@ -162,8 +167,13 @@ fn receive(
             return None;
         }
     }
-    let buffer = leader.read.buffer.get_mut(..most).unwrap_or_default();
-    match connection.stream.receive(buffer) {
+    let in_place = receive_in_place(connection, shared, state, &mut most);
+    let was_in_place = in_place.is_some();
+    let received = in_place.unwrap_or_else(|| {
+        let buffer = leader.read.buffer.get_mut(..most).unwrap_or_default();
+        connection.stream.receive(buffer)
+    });
+    match received {
         Ok(0) => {
             state.input = Input::Drained;
             state.parser.receive_eof();
@@ -174,6 +184,9 @@ fn receive(
             // its own, but for an end that this event reported.
             let all = received < most && state.ended.is_none() && !connection.stream.holds_input();
             state.input.found(all);
+            if was_in_place {
+                return Some(0);
+            }
             if let Some(trace) = &mut state.trace {
                 trace.received(leader.read.buffer.get(..received).unwrap_or(&[]));
             }
@@ -192,6 +205,48 @@ fn receive(
             None
         }
     }
+}
+
+/// Receive content of a body where it is collected, if nothing else can come with it and there is
+/// memory for it; `most` becomes how many bytes that are at most.
+///
+/// Not where the connection is traced: the trace keeps the bytes in their order.
+fn receive_in_place(
+    connection: &Connection,
+    shared: &Shared,
+    state: &mut ConnectionState,
+    most: &mut usize,
+) -> Option<io::Result<usize>> {
+    let ConnectionState {
+        parser,
+        carry,
+        exchange,
+        trace,
+        phase,
+        ..
+    } = state;
+    let spool = exchange.spool.as_mut()?;
+    if *phase != Phase::Reading || trace.is_some() || !carry.remaining().is_empty() {
+        return None;
+    }
+    let remaining = parser.body_remaining(0)?;
+    let room = remaining.min(shared.spooling.room(&shared.options, spool));
+    let size = usize::try_from(room).unwrap_or(usize::MAX).min(*most);
+    let Spool::Memory(body) = spool else {
+        return None;
+    };
+    if size == 0 {
+        return None;
+    }
+    *most = size;
+    let stream = &connection.stream;
+    let received = body.receive(size, room as usize, &shared.spooling.memory, |place| {
+        stream.receive(place)
+    });
+    let size = *received.as_ref().unwrap_or(&0);
+    parser.note_content(size);
+    exchange.body_received += size as u64;
+    Some(received)
 }
 
 /// Log a request that the client broke off by a reset, and close.
@@ -229,6 +284,13 @@ fn look(
         Verdict::MoreInput => {
             responding::uncork(connection, state);
             await_data(connection, shared, state, leader.now);
+            None
+        }
+        Verdict::Later => {
+            storing::suspend(connection, shared, state, leader.now);
+            state.exchange.waited = 1;
+            let until = leader.now.saturating_add(shared.options.fast_rest);
+            shared.streamed_bodies.wait(connection, until);
             None
         }
         Verdict::Discarded => {
@@ -404,6 +466,7 @@ fn parse(
     let mut input = Bytes::new(block);
     let mut fresh: &[u8] = &[]; // the head, where it is in this block
     let mut streams = false;
+    let mut handing = HandOver::Never;
     // What this block has of the body is kept at once, however many chunks it comes in.
     let mut gathered = Gathered::default();
     let verdict = loop {
@@ -411,6 +474,26 @@ fn parse(
         if let (false, Some(spool)) = (matches!(event, Ok(Event::Data(_))), &mut exchange.spool) {
             let size = gathered.size();
             let held = size as u64 <= shared.spooling.room(options, spool);
+            let received = exchange.body_received + size as u64;
+            handing = match (held, &*spool, &event) {
+                (false, Spool::Memory(_), Ok(event)) => {
+                    let (of, bytes) = match &exchange.request {
+                        Some(copy) => (&copy.head, &*copy.bytes),
+                        None => (&*head, fresh),
+                    };
+                    let (length, streaming) = (of.content_length, shared.streamed_bodies.count());
+                    let took = now.saturating_sub(exchange.head_at + exchange.waited);
+                    let handing = decisions::hand_over(options, length, received, took, streaming);
+                    let complete = matches!(event, Event::EndOfMessage);
+                    let waits = handing == HandOver::Later && exchange.waited == 0 && !complete;
+                    match (handing == HandOver::Now || waits) && !is_own(shared, of, bytes) {
+                        true => handing,
+                        false => HandOver::Never,
+                    }
+                }
+                _ => HandOver::Never,
+            };
+            let held = held || handing != HandOver::Never;
             let status = match held || size == 0 {
                 true => 0,
                 false => shared.spooling.admit(options, spool, size),
@@ -418,12 +501,20 @@ fn parse(
             if status != 0 {
                 break Verdict::Refused(Box::new(Refusal::spool_full(status)));
             }
-            exchange.body_received += size as u64;
+            exchange.body_received = received;
             if let Err(error) = gathered.add_to(spool, held, &shared.spooling) {
                 break Verdict::Refused(Box::new(Refusal::no_room(&error)));
             }
         }
         match event {
+            Ok(_) if handing == HandOver::Later => break Verdict::Later,
+            Ok(_) if handing == HandOver::Now => {
+                let source = exchange
+                    .request
+                    .take()
+                    .map_or(Source::Scratch, Source::Copy);
+                break Verdict::Ready(source, streamed(shared, exchange.spool.take()));
+            }
             Ok(Event::Request(bytes)) => {
                 fresh = bytes;
                 state.requests += 1;
@@ -463,12 +554,11 @@ fn parse(
                     break Verdict::Refused(Box::new(Refusal::not_secure()));
                 }
                 if head.body_expected {
-                    let own = head.path(bytes) == WHOLE_SERVER || is_check(shared, head, bytes);
-                    let streaming = shared.streaming.load(Ordering::Relaxed);
+                    let streaming = shared.streamed_bodies.count();
                     let (length, expects) = (head.content_length, head.expect_continue);
                     let streamed = decisions::streams_body(options, length, expects, streaming)
                         || shared.redirects(connection.listener);
-                    if streamed && !own {
+                    if streamed && !is_own(shared, head, bytes) {
                         streams = true;
                         break Verdict::MoreInput;
                     }
@@ -528,10 +618,7 @@ fn parse(
     };
     let left = input.remaining().len();
     let verdict = match verdict {
-        Verdict::MoreInput if streams => {
-            let counted = Streaming::new(&shared.streaming);
-            Verdict::Ready(Source::Scratch, Body::Streamed(Some(counted)))
-        }
+        Verdict::MoreInput if streams => Verdict::Ready(Source::Scratch, streamed(shared, None)),
         other => other,
     };
     let verdict = match verdict {
@@ -558,6 +645,16 @@ fn parse(
     verdict
 }
 
+/// The body of a request that the application reads as it arrives, behind what has come of it.
+fn streamed(shared: &Shared, come: Option<Spool>) -> Body {
+    let counted = Streaming::new(&shared.streamed_bodies);
+    let come = match come {
+        Some(Spool::Memory(body)) => body,
+        _ => HeldBody::default(),
+    };
+    Body::Streamed(counted, come)
+}
+
 /// Have a client send its body: behind the answers to the requests before it, if those still wait.
 fn send_continue(connection: &Connection, output: &mut Output) {
     if !output.busy() {
@@ -574,6 +671,11 @@ fn send_continue(connection: &Connection, output: &mut Output) {
     let _ = output.flush(&*connection.stream); // an error is met again by the answer
 }
 
+/// Whether the server itself answers a request.
+fn is_own(shared: &Shared, head: &Head, bytes: &[u8]) -> bool {
+    head.path(bytes) == WHOLE_SERVER || is_check(shared, head, bytes)
+}
+
 /// How many seconds the client has to wait that has sent too many requests; what the server answers itself does
 /// not count.
 fn over_rate(
@@ -585,7 +687,7 @@ fn over_rate(
 ) -> Option<u64> {
     let (table, limit) = shared.options.rate_limit.as_ref()?;
     let (address, _) = client()?;
-    if head.path(bytes) == WHOLE_SERVER || is_check(shared, head, bytes) {
+    if is_own(shared, head, bytes) {
         return None;
     }
     let wait = table.take(limit, key_of(address), now);

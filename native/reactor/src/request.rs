@@ -4,33 +4,18 @@ use crate::client::share_key;
 use crate::connection::Connection;
 use crate::forwarded::Forwarded;
 use crate::leader::{LeaderState, Source};
-use crate::spool::Spool;
+use crate::spool::{HeldBody, Spool};
+use crate::streamed_bodies::Streaming;
 use crate::sys::Nanos;
 use penstock_protocol::HeadCopy;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// How the application gets at a request's body.
 pub enum Body {
     Empty,
     Collected(Spool),
-    Streamed(Option<Streaming>),
-}
-
-/// Counts a request as one whose body the application still reads, until it is dropped.
-pub struct Streaming(Arc<AtomicU64>);
-
-impl Streaming {
-    pub fn new(count: &Arc<AtomicU64>) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Streaming(Arc::clone(count))
-    }
-}
-
-impl Drop for Streaming {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
+    /// To be read as it arrives, behind what has come of it.
+    Streamed(Streaming, HeldBody),
 }
 
 /// A request that is complete as far as it has to be, for the application.

@@ -4,15 +4,59 @@
 use crate::body_clock::BodyClock;
 use crate::connection::{Connection, ConnectionState};
 use crate::decisions;
-use crate::request::Streaming;
 use crate::responding::{Failure, disconnected, send_rest, send_small};
 use crate::shared::Shared;
-use crate::spool::Spooled;
+use crate::spool::{HeldBody, Spooled};
 use crate::states::{Fate, Input};
+use crate::streamed_bodies::Streaming;
 use crate::sys::{self, Nanos, Readiness};
 use penstock_protocol::{Event, Head, Input as Bytes, State, response};
 use std::io;
 use std::sync::Arc;
+
+/// What a look for more of a body found.
+pub enum Received {
+    /// How many bytes were put there; 0 at the end of the body.
+    Bytes(usize),
+    /// Nothing, and how long it may be waited for.
+    Nothing(Nanos),
+}
+
+/// Where the content is of what was received.
+#[derive(Clone, Copy)]
+enum Kept {
+    /// It is to be kept until it is read.
+    Unread,
+    /// Where the application wants it.
+    InPlace,
+}
+
+/// What has come of a body and was not read.
+#[derive(Default)]
+struct Unread {
+    bytes: HeldBody,
+    taken: usize,
+}
+
+impl Unread {
+    fn is_empty(&self) -> bool {
+        self.bytes.bytes().is_empty()
+    }
+
+    /// Fill `target` as far as there is something; return how far.
+    fn take(&mut self, target: &mut [u8]) -> usize {
+        let rest = self.bytes.bytes().get(self.taken..).unwrap_or_default();
+        let size = rest.len().min(target.len());
+        if let (Some(from), Some(to)) = (rest.get(..size), target.get_mut(..size)) {
+            to.copy_from_slice(from);
+        }
+        self.taken += size;
+        if self.taken == self.bytes.bytes().len() {
+            *self = Unread::default();
+        }
+        size
+    }
+}
 
 /// The body of the request that a thread answers, and its connection.
 pub struct RequestBody {
@@ -21,7 +65,7 @@ pub struct RequestBody {
     pub received: u64,
     body_over: bool,
     continue_owed: bool,
-    unread: Vec<u8>,
+    unread: Unread,
     /// The share of a spooled body, whose file Python has.
     pub file: Option<Spooled>,
     /// It counts as one that is read, until it has been, or the exchange is over.
@@ -38,7 +82,7 @@ impl RequestBody {
             received,
             body_over: true,
             continue_owed: false,
-            unread: Vec::new(),
+            unread: Unread::default(),
             file: None,
             streaming: None,
             clock: None,
@@ -46,30 +90,38 @@ impl RequestBody {
         }
     }
 
-    /// For a request whose body is still to be read.
+    /// For a request whose body is still to be read, but for what has `come` of it.
     pub fn streamed(
         connection: Arc<Connection>,
         continue_owed: bool,
         streaming: Option<Streaming>,
+        come: HeldBody,
     ) -> Self {
         RequestBody {
             body_over: false,
             continue_owed,
             streaming,
+            received: come.bytes().len() as u64,
+            unread: Unread {
+                bytes: come,
+                taken: 0,
+            },
             ..RequestBody::complete(connection, 0)
         }
     }
 
-    /// Have something unread, unless the body is over; else return how long to wait for input.
+    /// Put what has come of the body into `target`, or return how long to wait for input.
+    ///
+    /// `buffer` is for what cannot be received in its place: it may hold the framing of chunks.
     pub fn receive(
         &mut self,
         shared: &Shared,
-        size: usize,
+        target: &mut [u8],
         head_sent: bool,
         buffer: &mut Vec<u8>,
-    ) -> Result<Option<Nanos>, Failure> {
-        if !self.awaits_more() || size == 0 || self.look(shared, &[])? {
-            return Ok(None);
+    ) -> Result<Received, Failure> {
+        if !self.awaits_more() || target.is_empty() || self.look(shared, &[], Kept::Unread)? {
+            return Ok(Received::Bytes(self.unread.take(target)));
         }
         // PEP 3333 leaves the time to the server; with the first read is the one at which the
         // application has shown that it wants the body. Never once a response has begun.
@@ -81,20 +133,42 @@ impl RequestBody {
                 trace.sent_interim(b"100 Continue");
             }
         }
-        buffer.resize(shared.options.receive_bytes, 0);
-        let received = self.read_socket(buffer)?;
-        if self.look(shared, buffer.get(..received).unwrap_or(&[]))? {
-            return Ok(None);
-        }
         let options = &shared.options;
+        if let Some(room) = self.room_in_place(options.receive_bytes, target) {
+            let received = self.read_socket(room)?;
+            let came = room.get(..received).unwrap_or(&[]);
+            if self.look(shared, came, Kept::InPlace)? {
+                return Ok(Received::Bytes(received));
+            }
+        } else {
+            buffer.resize(options.receive_bytes, 0);
+            let received = self.read_socket(buffer)?;
+            let came = buffer.get(..received).unwrap_or(&[]);
+            if self.look(shared, came, Kept::Unread)? {
+                return Ok(Received::Bytes(self.unread.take(target)));
+            }
+        }
         let mut clock = self.clock.unwrap_or(BodyClock::new(options, 0));
         let allowed = clock.received(options, self.received, self.waited, 0);
         self.clock = Some(clock);
-        Ok(Some(allowed.saturating_sub(self.waited)))
+        Ok(Received::Nothing(allowed.saturating_sub(self.waited)))
+    }
+
+    /// The part of `target` that takes at most `most` bytes off the socket which are content and
+    /// nothing else; None where what comes next may be framing, or another request.
+    fn room_in_place<'a>(&self, most: usize, target: &'a mut [u8]) -> Option<&'a mut [u8]> {
+        let state = self.connection.lock();
+        if !state.carry.remaining().is_empty() {
+            return None;
+        }
+        let remaining = state.parser.body_remaining(0).filter(|&size| size > 0)?;
+        let most = most.min(usize::try_from(remaining).unwrap_or(usize::MAX));
+        let size = most.min(target.len());
+        target.get_mut(..size)
     }
 
     /// Take all of the body in what was received; return whether there is some of it, or its end.
-    fn look(&mut self, shared: &Shared, received: &[u8]) -> Result<bool, Failure> {
+    fn look(&mut self, shared: &Shared, received: &[u8], kept: Kept) -> Result<bool, Failure> {
         let mut state = self.connection.lock();
         let ConnectionState {
             parser,
@@ -108,10 +182,13 @@ impl RequestBody {
         let block = carry.join(received);
         let mut input = Bytes::new(block);
         let mut head = Head::default();
+        let before = self.received;
         let found = loop {
             match parser.next_event(&mut input, &shared.options.parser, &mut head) {
                 Ok(Event::Data(data)) => {
-                    self.unread.extend_from_slice(data);
+                    if matches!(kept, Kept::Unread) {
+                        self.unread.bytes.add_uncounted(data);
+                    }
                     self.received += data.len() as u64;
                     if let Some(trace) = trace {
                         trace.body_received(data, input.remaining().len());
@@ -122,9 +199,9 @@ impl RequestBody {
                     self.streaming = None;
                     break Ok(true);
                 }
-                Ok(_) => break Ok(!self.unread.is_empty()),
+                Ok(_) => break Ok(self.received > before),
                 // What came before the fault is read first; the parser fails again then.
-                Err(_) if !self.unread.is_empty() => break Ok(true),
+                Err(_) if self.received > before => break Ok(true),
                 Err(error) => {
                     break Err(Failure::BadBody(error.status, error.reason.to_owned()));
                 }
@@ -178,12 +255,6 @@ impl RequestBody {
     /// Whether more of the body would have to be read off the socket.
     pub fn awaits_more(&self) -> bool {
         self.unread.is_empty() && !self.body_over
-    }
-
-    /// Give up to `size` bytes of what is unread.
-    pub fn take_unread(&mut self, size: usize) -> Vec<u8> {
-        let rest = self.unread.split_off(size.min(self.unread.len()));
-        std::mem::replace(&mut self.unread, rest)
     }
 
     /// Decide what happens to a streamed body of which not all has been read.

@@ -21,9 +21,10 @@ use crate::scoreboard::{
     READING, SENDING, Scoreboard,
 };
 use crate::slow_path_estimate::SlowPathEstimate;
-use crate::spool::{HeldCount, Spooling};
+use crate::spool::Spooling;
 use crate::states::{Fate, Phase};
 use crate::stream::{Secure, Stream};
+use crate::streamed_bodies::StreamedBodies;
 use crate::sync::{Alarm, Flag, lock};
 use crate::sys::{self, Nanos, Peer};
 use penstock_protocol::date::DateLine;
@@ -128,8 +129,7 @@ pub struct Shared {
     /// Descriptors of spooled bodies and of files that are sent.
     pub files: FileCount,
     pub spooling: Spooling,
-    /// Requests whose body the application still reads.
-    pub streaming: Arc<AtomicU64>,
+    pub streamed_bodies: Arc<StreamedBodies>,
     output_totals: OutputTotals,
     /// What TLS connections begin with.
     tls: Mutex<Option<Arc<dyn Secure>>>,
@@ -152,11 +152,11 @@ impl Shared {
         let inbox = Arc::new(Inbox::new(Arc::clone(&poller)));
         let output_totals = OutputTotals::new(&options);
         Ok(Shared {
-            streaming: Arc::default(),
+            streamed_bodies: Arc::new(StreamedBodies::new(Arc::clone(&inbox))),
             spooling: Spooling {
                 scoreboard: Arc::clone(&scoreboard),
                 files: files.clone(),
-                held: HeldCount::default(),
+                memory: Arc::default(),
                 disk: Disk::new(&options),
             },
             senders: Senders {
@@ -431,7 +431,7 @@ impl Shared {
         if before != size {
             // Wraps where it is less than before.
             let more = size.wrapping_sub(before);
-            self.spooling.held.fetch_add(more, Ordering::Relaxed);
+            self.spooling.memory.count(more);
         }
     }
 

@@ -5,11 +5,12 @@ use crate::disk::Disk;
 use crate::file_count::{FileCount, FileCounted};
 use crate::options::Options;
 use crate::scoreboard::{SPOOLED, Scoreboard};
+use crate::sync::lock;
 use crate::sys::{self, Fd};
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 /// A body that is being collected, in bounded memory.
 pub enum Spool {
@@ -23,16 +24,63 @@ impl Default for Spool {
     }
 }
 
-/// How many bytes of all bodies, and of requests behind unsent responses, are in memory: of one
-/// transport.
-pub type HeldCount = Arc<AtomicU64>;
+/// The most memory of bodies that have ended which is kept for others.
+const SPARE_BYTES: usize = 12 * 1024 * 1024;
+
+/// From which size on memory is worth keeping: the system clears it page by page before it is used
+/// again.
+const LARGE_BYTES: usize = 128 * 1024;
+
+/// The memory of bodies, of one transport.
+#[derive(Default)]
+pub struct BodyMemory {
+    held: AtomicU64,
+    spares: Mutex<Vec<Vec<u8>>>,
+}
+
+impl BodyMemory {
+    /// How many bytes of all bodies, and of requests behind unsent responses, are in memory.
+    pub fn held(&self) -> u64 {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    /// Count bytes more; fewer where it wraps.
+    pub fn count(&self, more: u64) {
+        self.held.fetch_add(more, Ordering::Relaxed);
+    }
+
+    /// Keep what a body had, if it is large and there is room for it.
+    fn keep(&self, mut spare: Vec<u8>) {
+        if spare.capacity() < LARGE_BYTES {
+            return;
+        }
+        let mut spares = lock(&self.spares);
+        let kept: usize = spares.iter().map(Vec::capacity).sum();
+        if kept + spare.capacity() <= SPARE_BYTES {
+            spare.clear();
+            spares.push(spare);
+        }
+    }
+
+    fn take_spare(&self) -> Option<Vec<u8>> {
+        lock(&self.spares).pop()
+    }
+
+    /// Give the memory back that is kept, while there is no body.
+    pub fn free_spares_unless_held(&self) {
+        if self.held() == 0 {
+            let spares = std::mem::take(&mut *lock(&self.spares));
+            drop(spares);
+        }
+    }
+}
 
 /// A body in memory. It counts among the others until it is dropped.
 #[derive(Default)]
 pub struct HeldBody {
     bytes: Vec<u8>,
-    /// None until there are bytes.
-    count: Option<HeldCount>,
+    /// None until there are bytes that count.
+    memory: Option<Arc<BodyMemory>>,
 }
 
 impl HeldBody {
@@ -40,17 +88,59 @@ impl HeldBody {
         &self.bytes
     }
 
-    fn add(&mut self, data: &[u8], held: &HeldCount) -> io::Result<()> {
+    fn add(&mut self, data: &[u8], memory: &Arc<BodyMemory>) -> io::Result<()> {
         append(&mut self.bytes, data)?;
-        let count = self.count.get_or_insert_with(|| Arc::clone(held));
-        count.fetch_add(data.len() as u64, Ordering::Relaxed);
+        self.count(data.len(), memory);
         Ok(())
+    }
+
+    /// Append what is bounded by other means: one read of one thread.
+    pub fn add_uncounted(&mut self, data: &[u8]) {
+        self.bytes.extend_from_slice(data);
+    }
+
+    /// Have up to `size` bytes received at the end, of which `remaining` are still to come; return how
+    /// many were.
+    ///
+    /// A body that has shown to be one gets its whole memory at once: it is not copied as it grows.
+    pub fn receive(
+        &mut self,
+        size: usize,
+        remaining: usize,
+        memory: &Arc<BodyMemory>,
+        receive: impl FnOnce(&mut [u8]) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        let before = self.bytes.len();
+        if self.bytes.capacity() - before < size {
+            if let Some(mut spare) = memory.take_spare() {
+                if spare.capacity() >= before + size {
+                    spare.extend_from_slice(&self.bytes);
+                    self.bytes = spare;
+                }
+            }
+        }
+        let room = match before >= size {
+            true => self.bytes.try_reserve_exact(remaining),
+            false => self.bytes.try_reserve(size),
+        };
+        room.map_err(|_| io::Error::from_raw_os_error(libc::ENOMEM))?;
+        self.bytes.resize(before + size, 0);
+        let received = receive(self.bytes.get_mut(before..).unwrap_or_default());
+        let size = *received.as_ref().unwrap_or(&0);
+        self.bytes.truncate(before + size);
+        self.count(size, memory);
+        received
+    }
+
+    fn count(&mut self, more: usize, memory: &Arc<BodyMemory>) {
+        let memory = self.memory.get_or_insert_with(|| Arc::clone(memory));
+        memory.count(more as u64);
     }
 
     /// The bytes, which no longer count.
     fn take(&mut self) -> Vec<u8> {
-        if let Some(count) = self.count.take() {
-            count.fetch_sub(self.bytes.len() as u64, Ordering::Relaxed);
+        if let Some(memory) = self.memory.take() {
+            memory.count((self.bytes.len() as u64).wrapping_neg());
         }
         std::mem::take(&mut self.bytes)
     }
@@ -58,7 +148,11 @@ impl HeldBody {
 
 impl Drop for HeldBody {
     fn drop(&mut self) {
-        self.take();
+        let memory = self.memory.clone();
+        let bytes = self.take();
+        if let Some(memory) = memory {
+            memory.keep(bytes);
+        }
     }
 }
 
@@ -116,7 +210,7 @@ impl<'a> Gathered<'a> {
 pub struct Spooling {
     pub scoreboard: Arc<Scoreboard>,
     pub files: FileCount,
-    pub held: HeldCount,
+    pub memory: Arc<BodyMemory>,
     /// Opens, writes and closes their files.
     pub disk: Disk,
 }
@@ -126,7 +220,7 @@ impl Spooling {
     pub fn room(&self, options: &Options, spool: &Spool) -> u64 {
         match spool {
             Spool::Memory(_) => {
-                let held = self.held.load(Ordering::Relaxed);
+                let held = self.memory.held();
                 decisions::body_room(options, spool.size(), held)
             }
             Spool::Disk(_) => 0,
@@ -135,8 +229,7 @@ impl Spooling {
 
     /// Whether each read of a socket takes little.
     pub fn is_input_scarce(&self, options: &Options) -> bool {
-        let held = self.held.load(Ordering::Relaxed);
-        decisions::input_is_scarce(options, held, self.disk.held())
+        decisions::input_is_scarce(options, self.memory.held(), self.disk.held())
     }
 
     /// Return the status that refuses `more` bytes of a body for its file; 0 if they may come.
@@ -218,7 +311,7 @@ impl Spool {
     pub fn add(&mut self, data: &[u8], held: bool, spooling: &Spooling) -> io::Result<()> {
         if let Spool::Memory(body) = self {
             if held {
-                return body.add(data, &spooling.held);
+                return body.add(data, &spooling.memory);
             }
             *self = Spool::Disk(SpooledBody::new(body.take(), spooling));
         }
@@ -320,7 +413,7 @@ mod tests {
         Spooling {
             scoreboard: Arc::new(scoreboard(1)),
             files: FileCount::default(),
-            held: HeldCount::default(),
+            memory: Arc::default(),
             disk: Disk::new(&crate::tests::bench::options()),
         }
     }
@@ -336,12 +429,12 @@ mod tests {
         assert!(matches!(gathered, Gathered::Piece(b"ab")));
         gathered.add_to(&mut spool, true, &spooling).unwrap();
         assert_eq!((spool.size(), spool.unwritten()), (2, 0));
-        assert_eq!(spooling.held.load(Ordering::Relaxed), 2);
+        assert_eq!(spooling.memory.held(), 2);
         for piece in [b"c", b"d", b"e"] {
             gathered.add(piece);
         }
         gathered.add_to(&mut spool, false, &spooling).unwrap();
-        assert_eq!(spooling.held.load(Ordering::Relaxed), 0);
+        assert_eq!(spooling.memory.held(), 0);
         assert!(matches!(gathered, Gathered::Nothing));
         assert_eq!((spool.size(), spool.unwritten()), (5, 5));
         spool.write_out(&std::env::temp_dir()).unwrap();

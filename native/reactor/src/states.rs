@@ -12,7 +12,8 @@ pub enum Phase {
     Handshaking,
     /// It waits for a request, or reads one.
     Reading,
-    /// A part of a body is being written to a temporary file; no more of it is read.
+    /// A part of a body is being written to a temporary file, or it waits to be handed over; no more of
+    /// it is read.
     Storing,
     /// It reads the rest of a body that the application did not read, and drops it.
     Discarding,

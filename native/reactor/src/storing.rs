@@ -1,4 +1,5 @@
-//! Having the disk's thread write what has come of a body. Meanwhile its connection is not read.
+//! Having the disk's thread write what has come of a body, or waiting for those that are read by the
+//! application. Meanwhile its connection is not read.
 
 use crate::body_clock::BodyClock;
 use crate::connection::{Connection, ConnectionState};
@@ -45,18 +46,7 @@ pub fn store(
     let Some(mut spool) = state.exchange.spool.take() else {
         return Ok(());
     };
-    responding::uncork(connection, state);
-    if state.awaited != State::Body {
-        // All of the body came together with the head.
-        state.awaited = State::Body;
-        state.since = now;
-        state.body_clock = BodyClock::new(&shared.options, now);
-        shared.note_head(state, false);
-    }
-    connection.set_phase(state, Phase::Storing);
-    state.exchange.storing_since = now;
-    // The client is not blamed for the disk's time, and yet no body lasts for ever.
-    connection.set_deadline(state.since.saturating_add(shared.options.budgets.body_time));
+    suspend(connection, shared, state, now);
     let (mine, inbox) = (Arc::clone(connection), Arc::clone(&shared.inbox));
     let directory: PathBuf = shared.options.temp_dir.clone();
     let asked = shared.spooling.disk.run(spool.unwritten(), move || {
@@ -64,6 +54,27 @@ pub fn store(
         give_back(&mine, &inbox, spool, written);
     });
     asked.map_err(|error| Box::new(Refusal::no_room(&error)))
+}
+
+/// Read no more of a body until `reading::go_on_stored`.
+pub fn suspend(
+    connection: &Arc<Connection>,
+    shared: &Shared,
+    state: &mut ConnectionState,
+    now: Nanos,
+) {
+    responding::uncork(connection, state);
+    if state.awaited != State::Body {
+        // All that has come of the body came together with the head.
+        state.awaited = State::Body;
+        state.since = now;
+        state.body_clock = BodyClock::new(&shared.options, now);
+        shared.note_head(state, false);
+    }
+    connection.set_phase(state, Phase::Storing);
+    state.exchange.storing_since = now;
+    // The client is not blamed for the server's time, and yet no body lasts for ever.
+    connection.set_deadline(state.since.saturating_add(shared.options.budgets.body_time));
 }
 
 /// Give a body back to its connection, unless that has no more use for it.

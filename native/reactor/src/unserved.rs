@@ -18,6 +18,7 @@ use crate::request_body::RequestBody;
 use crate::responding;
 use crate::scoreboard::{CLIENT_LEFT, QUEUE_TIMEOUT};
 use crate::shared::Shared;
+use crate::spool::HeldBody;
 use crate::states::{Fate, Phase};
 use crate::sys::Nanos;
 use penstock_protocol::Version;
@@ -162,8 +163,9 @@ fn refuse(
 /// the client's version if it is.
 fn decide_fate(shared: &Shared, state: &mut ConnectionState, waiting: &Waiting) -> Option<Version> {
     let head = &waiting.request.head;
-    if matches!(waiting.body, Body::Streamed(_)) {
-        RequestBody::streamed(Arc::clone(&waiting.connection), head.expect_continue, None)
+    if matches!(waiting.body, Body::Streamed(..)) {
+        let (connection, continue_owed) = (Arc::clone(&waiting.connection), head.expect_continue);
+        RequestBody::streamed(connection, continue_owed, None, HeldBody::default())
             .decide_unread_body(shared.options.discard_bytes, state);
     }
     if !head.keep_alive || shared.draining.get() {

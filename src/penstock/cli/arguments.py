@@ -102,10 +102,11 @@ def _refuse_values_of_switches(arguments: Sequence[str]) -> None:
     for option in OPTIONS.values():
         if option.is_switch:
             flags = (*option.flags, option.negative_flag)
-            word = f", {option.flag}={option.word}" if option.word else ""
-            value = f"takes no value: write {option.flag}{word} or {option.negative_flag}"
+            forms_with_words = [f"{option.flag}={word}" for word in option.words]
+            written = ", ".join([option.flag, *forms_with_words])
+            value = f"takes no value: write {written} or {option.negative_flag}"
             forms |= dict.fromkeys(flags, value)
-            words.add(f"{option.flag}={option.word}")
+            words.update(forms_with_words)
     for argument in arguments:
         flag, equals, _ = argument.partition("=")
         if argument == "--":
@@ -116,7 +117,7 @@ def _refuse_values_of_switches(arguments: Sequence[str]) -> None:
 
 def _unexpected(argument: str, arguments: Sequence[str]) -> str:
     """Return why an argument is refused that belongs to no flag, or behind a switch."""
-    flags = {flag for it in OPTIONS.values() if it.word == argument for flag in it.flags}
+    flags = {flag for it in OPTIONS.values() if argument in it.words for flag in it.flags}
     for before, word in pairwise(arguments):
         if word and word == argument and before in flags:
             return f"{before} {word}: write {before}={word}"

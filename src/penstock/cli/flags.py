@@ -98,11 +98,9 @@ def _of_option(option: Option) -> Iterator[Flag]:
     on_help, off_help = (None, option.off_help) if option.default else (help_text, None)
     yield Flag(option.flags, option.name, "switch", True, on_help, section=section)
     yield Flag((option.negative_flag,), option.name, "switch", False, off_help, section=section)
-    if option.word:
+    for word in option.words:
         # A flag as a whole is looked for before the argument is divided at "=".
-        yield Flag(
-            (f"{option.flag}={option.word}",), option.name, "switch", option.word, section=section
-        )
+        yield Flag((f"{option.flag}={word}",), option.name, "switch", word, section=section)
 
 
 def read(flags: Iterable[Flag], arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:

@@ -94,8 +94,8 @@ class Option:
     """A variable that platforms set. It overrides the default, and nothing else."""
     alone: str = ""
     """The value of a flag that is given without one; empty where it needs one."""
-    word: str = ""
-    """A third value of a switch, which its flag takes behind ``=``; empty without one."""
+    words: tuple[str, ...] = ()
+    """Further values of a switch, which its flag takes behind ``=``."""
     repeatable: bool = False
     command_only: bool = False
     """The option concerns the whole process: the command accepts it, a Python caller may not."""
@@ -140,8 +140,8 @@ class Option:
 
     @property
     def is_switch(self) -> bool:
-        """Whether the flag takes no value, but for ``word``, and has a ``--no-`` form."""
-        return self.kind is SWITCH or bool(self.word)
+        """Whether the flag takes no value, but for ``words``, and has a ``--no-`` form."""
+        return self.kind is SWITCH or bool(self.words)
 
 
 def option(kind: Kind[T], default: T, **declaration: Any) -> T:

@@ -64,7 +64,7 @@ def _entry(option: Option) -> str:
     flags = [f"{flag} {option.kind.metavar}".strip() for flag in option.flags]
     if option.is_switch:
         flags.append(option.negative_flag)
-        flags += [f"{option.flag}={option.word}"] if option.word else []
+        flags += [f"{option.flag}={word}" for word in option.words]
     lines = [
         f"### {option.name}\n",
         f"{option.help}\n",

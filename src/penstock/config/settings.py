@@ -98,8 +98,11 @@ _SERVER_NAME = text("printable ASCII, or nothing", "TEXT", r"(?:[!-~](?:[ -~]*[!
 _PREFIX = text("nothing, or a path that begins with / and does not end with it", "PATH",
                r"(?:(?:/[^/\0\r\n?#]+)+)?")  # fmt: skip
 _AUTO: Literal["auto"] = "auto"
+_FAST: Literal["fast"] = "fast"
 _WORKERS: Kind[int | Literal["auto"]] = word_or(_AUTO, integer(1, 1000))
 _COUNT: Kind[int | Literal["auto"]] = word_or(_AUTO, integer(1, 1000000))
+_AUTO_OR_NOT: Kind[bool | Literal["auto"]] = word_or(_AUTO, SWITCH)
+_STREAMING = word_or(_FAST, _AUTO_OR_NOT)
 _BYTES: Kind[int | Literal["auto"]] = word_or(_AUTO, size(1 << 20, 1 << 50))
 _OPTIONAL_BYTES: Kind[int | Literal["auto"]] = word_or(_AUTO, size(0, 1 << 50))
 _RATES = optional(rate(10000), "none")
@@ -531,16 +534,19 @@ class Settings:
 
     # -- Application -------------------------------------------------------------------------------
 
-    stream_requests: Literal["auto"] | bool = option(
-        word_or(_AUTO, SWITCH),
-        False,
+    stream_requests: Literal["fast", "auto"] | bool = option(
+        _STREAMING,
+        _FAST,
         section="Application",
-        word=_AUTO,
+        words=(_FAST, _AUTO),
         help="Call the application when the head is complete, and read the body while the "
-        "application reads it; with =auto only a long body, or one for which the client waits for "
-        "100 Continue, and in at most half of the threads.",
-        reason="When whole bodies are read first, a slow client never holds a thread, and a "
-        "chunked body has a length.",
+        "application reads it; with =fast only once more of it has come than stays in memory, and "
+        "so fast that the rest is due within a second; with =auto any long body, or one for which "
+        "the client waits for 100 Continue. These two do it in at most half of the threads, and "
+        "with bodies that have a length.",
+        off_help="Call the application when a request's body is complete, however fast it comes.",
+        reason="A long body that comes fast needs no disk. All others are read first: a slow "
+        "client holds no thread, and a chunked body has a length.",
     )
     script_name: str = option(
         _PREFIX,

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication
 
+    from _typeshed import WriteableBuffer
+
     from penstock.edge.tls import TlsMaterial
     from penstock.transport.log_lines import RequestLog
     from penstock.wsgi.headers import CheckHead
@@ -111,7 +113,7 @@ class Exchange(Protocol):
 
     @property
     def body(self) -> BinaryIO | None:
-        """The complete request body, at its start; None when the body is to be had by `receive`."""
+        """The complete request body, at its start; None where `receive_into` has it to be read."""
 
     @property
     def websocket(self) -> WebSocket | None:
@@ -125,8 +127,8 @@ class Exchange(Protocol):
     def head_sent(self) -> bool:
         """Whether the response's head has left: from then on `respond` is an error."""
 
-    def receive(self, size: int) -> bytes:
-        """Return 1 to ``size`` bytes of a streamed body, ``b""`` at its end, again and again.
+    def receive_into(self, target: WriteableBuffer) -> int:
+        """Put the next bytes of a streamed body there; return how many, 0 at its end and after it.
 
         Sends ``100 Continue`` first where the client waits for it and no response has begun.
         Raises `ClientDisconnected` where the client reset the connection, and

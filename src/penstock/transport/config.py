@@ -90,7 +90,7 @@ class TransportConfig:
     server_header: str | None = "penstock"
     """The value of ``Server``; None leaves the field out."""
     header_map: HeaderMap = "drop"
-    stream_requests: Literal["auto"] | bool = False
+    stream_requests: Literal["fast", "auto"] | bool = False
     temp_dir: str | None = None
     """The directory for spooled bodies; None is the system's."""
     tls_handshake_timeout: float = 10.0
@@ -243,6 +243,9 @@ class TransportConfig:
     scarce_receive_bytes: int = 4 * 1024
     """... and while requests take half of `max_body_memory`. What a read has taken
     cannot be refused: with 10,000 connections these are 40 MiB, and whole reads 640."""
+    fast_rest_seconds: float = 1.0
+    """A body comes fast if its rest is due within this time, at the speed of what has come. For as
+    long it may hold a thread that could serve others."""
     store_bytes: int = 256 * 1024
     """How much of a body is written to its file at once, where that much has come: handing it to
     the disk's thread, and going on after that, costs two thread switches."""

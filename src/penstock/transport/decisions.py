@@ -136,16 +136,52 @@ def streams_body(
     ``100 Continue``; ``streaming`` is how many requests with such a body are with the application,
     or wait for a thread.
 
-    With ``auto`` it is so where it saves something: the client need not send what the application
-    refuses, and the disk need not take it. A slow client holds a thread meanwhile, so that half of
-    the threads are left to others, and a single thread is left alone. Of chunks, applications that
-    read CONTENT_LENGTH bytes would see nothing: they are collected.
+    With ``fast`` `hand_over` decides, once some of the body has come. With ``auto`` it is so where
+    that saves something: the client need not send what the application refuses, and the disk need
+    not take it. A slow client holds a thread meanwhile, so that half of the threads are left to
+    others, and a single thread is left alone. Of chunks, applications that read CONTENT_LENGTH
+    bytes would see nothing: they are collected.
     """
-    if config.stream_requests != "auto":
+    if isinstance(config.stream_requests, bool):
         return config.stream_requests
-    if length is None or streaming >= config.threads // 2:
+    if config.stream_requests == "fast" or length is None or streaming >= most_streamed(config):
         return False
     return expects or length > config.body_memory
+
+
+class HandOver(IntEnum):
+    """What is done with a body of which the memory takes no more."""
+
+    NEVER = 0
+    """It goes to a file."""
+    LATER = 1
+    """It may wait until the application reads fewer."""
+    NOW = 2
+    """The application is called, and reads the rest as it arrives."""
+
+
+def hand_over(
+    config: TransportConfig, length: int | None, received: int, took: float, streaming: int
+) -> HandOver:
+    """Return what is done with a body of which ``received`` bytes came within ``took`` seconds.
+
+    The other arguments are those of `streams_body`. A body that comes fast holds a thread hardly
+    longer than one that has come, and costs no writing and reading of files. A client that sends
+    its rest slowly after all holds one of those that are not left to others.
+    """
+    if isinstance(config.stream_requests, bool) or length is None or config.threads == 1:
+        return HandOver.NEVER
+    if (length - received) * took > received * config.fast_rest_seconds:
+        return HandOver.NEVER
+    return HandOver.NOW if streaming < most_streamed(config) else HandOver.LATER
+
+
+def most_streamed(config: TransportConfig) -> int:
+    """Return how many threads may read bodies as they arrive; the rest is left to others.
+
+    It is no limit where ``stream_requests`` is True.
+    """
+    return config.threads // 2
 
 
 # -- eviction -----------------------------------------------------------------------------------

@@ -26,14 +26,11 @@ class _Receiver(io.RawIOBase):
     def readinto(self, buffer: WriteableBuffer, /) -> int:
         if self.exchange is None:
             raise OSError("the request has ended: its body can no longer be read")
-        view = memoryview(buffer)
-        data = self.exchange.receive(len(view))
-        view[: len(data)] = data
-        return len(data)
+        return self.exchange.receive_into(buffer)
 
 
 class RequestBody(io.BufferedReader):
-    """A readable stream over `Exchange.receive`, with every method and argument of PEP 3333.
+    """A readable stream over `Exchange.receive_into`, with every method and argument of PEP 3333.
 
     A read returns the bytes that were asked for, or fewer at the end of the body, or raises what
     the exchange raises: an incomplete body never looks like a short one.

@@ -326,6 +326,7 @@ pub fn options() -> Options {
         server_header: None,
         header_map: HeaderMap::Drop,
         stream_requests: StreamRequests::Never,
+        fast_rest: SECOND,
         keep_alive_field: String::new(),
         temp_dir: std::env::temp_dir(),
         id_prefix: String::new(),
@@ -621,6 +622,6 @@ pub fn body_of(body: &Body) -> Vec<u8> {
             assert_eq!(read, bytes.len());
             bytes
         }
-        Body::Empty | Body::Streamed(_) => Vec::new(),
+        Body::Empty | Body::Streamed(..) => Vec::new(),
     }
 }

@@ -419,8 +419,10 @@ class Connection:
                     self._next_request()
                     return None
                 elif kind is Data:
-                    if not discarding:
-                        self.exchange.spool_body(event.data)  # type: ignore[union-attr]
+                    exchange = self.exchange  # type: ignore[assignment]
+                    if not discarding and not exchange.spool_body(event.data):  # type: ignore[union-attr]
+                        self._hand_out(exchange, None, exchange.request.content_length)
+                        return exchange
                 else:
                     break
         except ProtocolError as error:
@@ -467,7 +469,7 @@ class Connection:
                 loop.config, request.content_length, request.expect_continue, len(loop.streaming)
             )
             if streams and not loop.own_answers.wants(request):
-                exchange.streamed = StreamedBody(request)
+                exchange.streamed = StreamedBody(continue_owed=request.expect_continue)
                 loop.streaming.add(exchange)
             else:
                 exchange.spool = BodySpool(loop.config.temp_dir)

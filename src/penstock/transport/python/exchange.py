@@ -40,7 +40,7 @@ from penstock.http1 import (
 )
 from penstock.http1.statuses import REASON_PHRASES
 from penstock.transport import HeaderList
-from penstock.transport.decisions import OutputStep, keeps_connection
+from penstock.transport.decisions import HandOver, OutputStep, hand_over, keeps_connection
 from penstock.transport.log_lines import CLIENT_STALLED, FILE_TRUNCATED, lost_client
 from penstock.transport.python.body_clock import BodyClock
 from penstock.transport.python.client_stream import PythonClientStream
@@ -63,6 +63,8 @@ from penstock.transport.states import (
 from penstock.wsgi.headers import status_code
 
 if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
     from penstock.transport.python.call_deadline import CallDeadline
     from penstock.transport.python.connection import Connection
     from penstock.transport.python.exchange_trace import ExchangeTrace
@@ -77,15 +79,16 @@ NONE, _, CHUNKED, UNTIL_CLOSE = Framing
 class StreamedBody:
     """The state of a request's body that is taken off the connection as the application reads."""
 
-    __slots__ = ("clock", "continue_owed", "over", "taking", "unread", "waited")
+    __slots__ = ("clock", "continue_owed", "over", "taken", "taking", "unread", "waited")
 
-    def __init__(self, request: Request) -> None:
-        self.continue_owed = request.expect_continue
+    def __init__(self, *, continue_owed: bool, come: bytes = b"") -> None:
+        self.continue_owed = continue_owed
         self.over = False
         # Held while input is taken, not while it is waited for: an application may read in
         # another thread than the one that ends the response, and so gives the connection back.
         self.taking = threading.Lock()
-        self.unread = b""
+        self.unread = come
+        self.taken = 0  # of what is unread
         self.clock: BodyClock | None = None  # counts only while the body is waited for
         self.waited = 0.0  # seconds for which `receive` has waited for the client
 
@@ -213,24 +216,47 @@ class PythonExchange:
 
     # -- the request's body ---------------------------------------------------------------------
 
-    def spool_body(self, data: bytes) -> None:
-        """Keep a part of the body; raises `ProtocolError` (413, 507) where there is no room."""
+    def spool_body(self, data: bytes) -> bool:
+        """Keep a part of the body; raises `ProtocolError` (413, 507) where there is no room.
+
+        Returns False if the application reads the rest as it arrives: then it is not spooled.
+        """
         assert self.spool is not None
         more = len(data)
-        budget = self.connection.loop.budget
+        loop = self.connection.loop
+        budget = loop.budget
         held = not self.spooled and budget.hold_body(self.held, more)
         self.body_received += more
         if held:
             self.held += more
+        elif not self.spooled and self._is_handed_over():
+            come = self.spool.finish().read() + data
+            self.spool = None
+            self.streamed = StreamedBody(continue_owed=False, come=come)
+            loop.streaming.add(self)
         else:
             budget.take_spool(self.body_received, self.body_received - self.spooled)
             if not self.spooled:
                 budget.take_file()
                 self.release_held()
             self.spooled = self.body_received
-        self.spool.add(data, held=held)
+        if self.spool is not None:
+            self.spool.add(data, held=held)
         if self.trace is not None:
             self.trace.body_received(data, self.connection.parser.buffered)
+        return self.spool is not None
+
+    def _is_handed_over(self) -> bool:
+        loop = self.connection.loop
+        handing = hand_over(
+            loop.config,
+            self.request.content_length,
+            self.body_received,
+            loop.now - self.head_at,
+            len(loop.streaming),
+        )
+        # None waits for its turn here: this transport is seldom faster than the disk.
+        return handing is HandOver.NOW and not loop.own_answers.wants(self.request)
 
     def release_held(self) -> None:
         """Give the share of the budget back that the body has in memory."""
@@ -283,11 +309,11 @@ class PythonExchange:
             budget.give_file_back()
             self.spooled = 0
 
-    def receive(self, size: int) -> bytes:
-        """See `penstock.transport.Exchange.receive`."""
+    def receive_into(self, target: WriteableBuffer) -> int:
+        """See `penstock.transport.Exchange.receive_into`."""
         body = self.streamed
         assert body is not None
-        while not body.unread and not body.over:
+        while body.taken == len(body.unread) and not body.over:
             with body.taking:
                 self.require_kept()
                 if self.done:
@@ -297,8 +323,11 @@ class PythonExchange:
             if waits:
                 with self.waiting_for_client():
                     self._wait_for_input(body)
-        data, body.unread = body.unread[:size], body.unread[size:]
-        return data
+        view = memoryview(target)
+        data = memoryview(body.unread)[body.taken : body.taken + len(view)]
+        view[: len(data)] = data
+        body.taken += len(data)
+        return len(data)
 
     def _receive_some(self, body: StreamedBody) -> bool:
         """Look for a part of the body. Return True if there is one, or its end."""
@@ -336,7 +365,7 @@ class PythonExchange:
             self.body_received += len(event.data)
             if self.trace is not None:
                 self.trace.body_received(event.data, parser.buffered)
-        body.unread = b"".join(blocks)
+        body.unread, body.taken = b"".join(blocks), 0
         return bool(body.unread) or body.over
 
     def _read_socket(self) -> None:
