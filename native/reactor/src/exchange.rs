@@ -35,7 +35,9 @@ pub struct ExchangeState {
     pub storing_since: Nanos,
     /// Why it could not.
     pub store_error: Option<io::Error>,
-    /// For how long its body has waited until the application reads fewer others; 0 unless it has.
+    /// Its body waits until the application reads fewer others.
+    pub waits: bool,
+    /// For how long it has waited for that.
     pub waited: Nanos,
     /// What happens to the connection after the response.
     pub fate: Fate,

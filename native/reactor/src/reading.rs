@@ -140,7 +140,7 @@ pub fn go_on_stored(
     }
     state.exchange.spool = Some(spool);
     let storing = leader.now.saturating_sub(state.exchange.storing_since);
-    if state.exchange.waited > 0 {
+    if std::mem::take(&mut state.exchange.waits) {
         state.exchange.waited += storing;
     }
     let (options, began) = (&shared.options, state.since);
@@ -288,8 +288,10 @@ fn look(
         }
         Verdict::Later => {
             storing::suspend(connection, shared, state, leader.now);
-            state.exchange.waited = 1;
-            let until = leader.now.saturating_add(shared.options.fast_rest);
+            state.exchange.waits = true;
+            let patience = shared.options.fast_rest;
+            let rest = patience.saturating_sub(state.exchange.waited);
+            let until = leader.now.saturating_add(rest);
             shared.streamed_bodies.wait(connection, until);
             None
         }
@@ -485,7 +487,9 @@ fn parse(
                     let took = now.saturating_sub(exchange.head_at + exchange.waited);
                     let handing = decisions::hand_over(options, length, received, took, streaming);
                     let complete = matches!(event, Event::EndOfMessage);
-                    let waits = handing == HandOver::Later && exchange.waited == 0 && !complete;
+                    let waits = handing == HandOver::Later
+                        && exchange.waited < options.fast_rest
+                        && !complete;
                     match (handing == HandOver::Now || waits) && !is_own(shared, of, bytes) {
                         true => handing,
                         false => HandOver::Never,
