@@ -9,7 +9,7 @@ use crate::sync::lock;
 use crate::sys::{self, Fd};
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// A body that is being collected, in bounded memory.
@@ -24,7 +24,8 @@ impl Default for Spool {
     }
 }
 
-/// The most memory of bodies that have ended which is kept for others.
+/// The most memory of bodies that have ended which is kept for others, with what they have of it: that
+/// may be more than they fill, and count.
 const SPARE_BYTES: usize = 12 * 1024 * 1024;
 
 /// From which size on memory is worth keeping: the system clears it page by page before it is used
@@ -36,6 +37,8 @@ const LARGE_BYTES: usize = 128 * 1024;
 pub struct BodyMemory {
     held: AtomicU64,
     spares: Mutex<Vec<Vec<u8>>>,
+    /// The memory of bodies that was kept for them.
+    lent: AtomicUsize,
 }
 
 impl BodyMemory {
@@ -56,6 +59,7 @@ impl BodyMemory {
         }
         let mut spares = lock(&self.spares);
         let kept: usize = spares.iter().map(Vec::capacity).sum();
+        let kept = kept + self.lent.load(Ordering::Relaxed);
         if kept + spare.capacity() <= SPARE_BYTES {
             spare.clear();
             spares.push(spare);
@@ -79,6 +83,8 @@ impl BodyMemory {
 #[derive(Default)]
 pub struct HeldBody {
     bytes: Vec<u8>,
+    /// How much of their memory was another body's.
+    lent: usize,
     /// None until there are bytes that count.
     memory: Option<Arc<BodyMemory>>,
 }
@@ -111,9 +117,15 @@ impl HeldBody {
         receive: impl FnOnce(&mut [u8]) -> io::Result<usize>,
     ) -> io::Result<usize> {
         let before = self.bytes.len();
-        if self.bytes.capacity() - before < size {
+        if self.lent == 0
+            && self.bytes.capacity() - before < size
+            && before + remaining >= LARGE_BYTES
+        {
             if let Some(mut spare) = memory.take_spare() {
                 if spare.capacity() >= before + size {
+                    self.lent = spare.capacity();
+                    memory.lent.fetch_add(self.lent, Ordering::Relaxed);
+                    self.memory.get_or_insert_with(|| Arc::clone(memory));
                     spare.extend_from_slice(&self.bytes);
                     self.bytes = spare;
                 }
@@ -141,6 +153,8 @@ impl HeldBody {
     fn take(&mut self) -> Vec<u8> {
         if let Some(memory) = self.memory.take() {
             memory.count((self.bytes.len() as u64).wrapping_neg());
+            let lent = std::mem::take(&mut self.lent);
+            memory.lent.fetch_sub(lent, Ordering::Relaxed);
         }
         std::mem::take(&mut self.bytes)
     }
@@ -416,6 +430,35 @@ mod tests {
             memory: Arc::default(),
             disk: Disk::new(&crate::tests::bench::options()),
         }
+    }
+
+    /// A body of which `size` bytes have come, of `length`.
+    fn come(memory: &Arc<BodyMemory>, size: usize, length: usize) -> HeldBody {
+        let mut body = HeldBody::default();
+        body.receive(length, length, memory, |_| Ok(size)).unwrap();
+        body
+    }
+
+    #[test]
+    fn bodies_that_come_slowly_do_not_take_the_memory_of_those_that_have_ended() {
+        let size = SPARE_BYTES / 12;
+        let memory = Arc::<BodyMemory>::default();
+        let mut slow = Vec::new();
+        for _ in 0..4 {
+            let ended: Vec<_> = (0..12).map(|_| come(&memory, size, size)).collect();
+            drop(ended);
+            slow.extend((0..12).map(|_| come(&memory, 1, 100)));
+            slow.extend((0..12).map(|_| come(&memory, 1, size)));
+        }
+        assert_eq!(memory.held(), slow.len() as u64);
+        let lent: usize = slow.iter().map(|body| body.lent).sum();
+        assert_eq!(lent, SPARE_BYTES);
+        assert_eq!(memory.take_spare(), None);
+        drop(slow);
+        assert_eq!(memory.lent.load(Ordering::Relaxed), 0);
+        assert_eq!(memory.held(), 0);
+        memory.free_spares_unless_held();
+        assert_eq!(memory.take_spare(), None);
     }
 
     #[test]
