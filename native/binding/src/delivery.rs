@@ -363,15 +363,12 @@ impl Delivery {
         body: Body,
     ) -> PyResult<(Option<Py<PyAny>>, RequestBody)> {
         let connection = Arc::clone(connection);
+        let continue_owed = body.owes_continue(head.expect_continue);
         Ok(match body {
-            Body::Streamed(streaming, come) => {
-                // With some of the body there, the client is not waiting for it to be asked for.
-                let continue_owed = head.expect_continue && come.bytes().is_empty();
-                (
-                    None,
-                    RequestBody::streamed(connection, continue_owed, Some(streaming), come),
-                )
-            }
+            Body::Streamed(streaming, come) => (
+                None,
+                RequestBody::streamed(connection, continue_owed, Some(streaming), come),
+            ),
             Body::Empty => (
                 Some(self.bytes_io.call0(py)?),
                 RequestBody::complete(connection, 0),

@@ -18,6 +18,13 @@ pub enum Body {
     Streamed(Streaming, HeldBody),
 }
 
+impl Body {
+    /// Whether the client still waits for `100 Continue`: it does not with some of the body there.
+    pub fn owes_continue(&self, expects: bool) -> bool {
+        matches!(self, Body::Streamed(_, come) if expects && come.bytes().is_empty())
+    }
+}
+
 /// A request that is complete as far as it has to be, for the application.
 pub struct Ready {
     pub connection: Arc<Connection>,

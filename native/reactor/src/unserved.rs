@@ -164,7 +164,8 @@ fn refuse(
 fn decide_fate(shared: &Shared, state: &mut ConnectionState, waiting: &Waiting) -> Option<Version> {
     let head = &waiting.request.head;
     if matches!(waiting.body, Body::Streamed(..)) {
-        let (connection, continue_owed) = (Arc::clone(&waiting.connection), head.expect_continue);
+        let connection = Arc::clone(&waiting.connection);
+        let continue_owed = waiting.body.owes_continue(head.expect_continue);
         RequestBody::streamed(connection, continue_owed, None, HeldBody::default())
             .decide_unread_body(shared.options.discard_bytes, state);
     }
