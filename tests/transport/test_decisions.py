@@ -276,6 +276,8 @@ TABLE: dict[str, list[tuple[Sequence[Value], float]]] = {
         ((100_000, 2000, 0.021, 2), NEVER),
         ((2000, 2000, 60.0, 0), NOW),  # all has come
         ((None, 2000, 0.0, 0), NEVER),
+        ((2_002_000, 2000, 0.0, 1), NOW),
+        ((2_002_001, 2000, 0.0, 1), NEVER),  # it had come before it was read, at any speed
     ],
     "most_streamed": [((), 2)],
     "accepts_scheme": [

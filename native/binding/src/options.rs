@@ -91,6 +91,7 @@ pub fn read_options(config: &Bound<'_, PyAny>) -> PyResult<Options> {
             Err(_) => StreamRequests::Fast,
         },
         fast_rest: time("fast_rest_seconds")?,
+        fast_least: time("fast_least_seconds")?,
         keep_alive_field: text("keep_alive_field")?,
         temp_dir: text("spool_dir")?.into(),
         id_prefix: text("id_prefix")?,

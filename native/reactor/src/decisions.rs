@@ -365,6 +365,7 @@ pub fn hand_over(
     let Some(length) = length.filter(|_| !collects && options.threads > 1) else {
         return HandOver::Never;
     };
+    let took = took.max(options.fast_least);
     let rest = u128::from(length.saturating_sub(received)) * u128::from(took);
     if rest > u128::from(received) * u128::from(options.fast_rest) {
         HandOver::Never

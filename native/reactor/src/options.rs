@@ -90,6 +90,7 @@ pub struct Options {
     pub header_map: HeaderMap,
     pub stream_requests: StreamRequests,
     pub fast_rest: Nanos,
+    pub fast_least: Nanos,
     /// The line with which a response says how long its connection may be idle; empty for none.
     pub keep_alive_field: String,
     pub temp_dir: PathBuf,

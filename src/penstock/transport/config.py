@@ -246,6 +246,9 @@ class TransportConfig:
     fast_rest_seconds: float = 1.0
     """A body comes fast if its rest is due within this time, at the speed of what has come. For as
     long it may hold a thread that could serve others."""
+    fast_least_seconds: float = 0.001
+    """What is read at once had come before, and says nothing of its speed: it counts as having come
+    within this time. 64 KiB are then as fast as half a gigabit a second, and 1 MiB as eight."""
     store_bytes: int = 256 * 1024
     """How much of a body is written to its file at once, where that much has come: handing it to
     the disk's thread, and going on after that, costs two thread switches."""

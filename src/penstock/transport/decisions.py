@@ -171,6 +171,7 @@ def hand_over(
     """
     if isinstance(config.stream_requests, bool) or length is None or config.threads == 1:
         return HandOver.NEVER
+    took = max(took, config.fast_least_seconds)
     if (length - received) * took > received * config.fast_rest_seconds:
         return HandOver.NEVER
     return HandOver.NOW if streaming < most_streamed(config) else HandOver.LATER

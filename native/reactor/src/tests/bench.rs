@@ -327,6 +327,7 @@ pub fn options() -> Options {
         header_map: HeaderMap::Drop,
         stream_requests: StreamRequests::Never,
         fast_rest: SECOND,
+        fast_least: SECOND / 1000,
         keep_alive_field: String::new(),
         temp_dir: std::env::temp_dir(),
         id_prefix: String::new(),
