@@ -498,7 +498,7 @@ impl EventLoop {
         self.accepting.limit_heads(shared, now);
         self.slow_readers.cut_off(shared, &self.leader);
         let most = decisions::most_streamed(&shared.options);
-        while let Some(connection) = shared.streamed_bodies.take_due(now, most) {
+        for connection in shared.streamed_bodies.take_due(now, most) {
             self.leader.defer(&connection, &mut connection.lock());
         }
         // Measured against the last poll, not against now: what had arrived by then has been

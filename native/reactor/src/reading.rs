@@ -125,6 +125,21 @@ pub fn go_on_stored(
     state: &mut ConnectionState,
 ) -> Option<Ready> {
     let spool = state.exchange.spool.take()?; // else the thread of the disk still has it
+    let storing = leader.now.saturating_sub(state.exchange.storing_since);
+    if std::mem::take(&mut state.exchange.waits) {
+        state.exchange.waited += storing;
+        let most = decisions::most_streamed(&shared.options);
+        if state.exchange.waited < shared.options.fast_rest
+            && shared.streamed_bodies.count() >= most
+        {
+            // Before it is read: each read would take memory beyond what bodies may have.
+            state.exchange.spool = Some(spool);
+            let began = state.since;
+            state.body_clock.stored(&shared.options, storing, began);
+            wait_for_others(connection, shared, state, leader.now);
+            return None;
+        }
+    }
     connection.set_phase(state, Phase::Reading);
     if let Some(error) = state.exchange.store_error.take() {
         drop(spool);
@@ -139,10 +154,6 @@ pub fn go_on_stored(
         return hand_out(connection, shared, leader, state, source, body);
     }
     state.exchange.spool = Some(spool);
-    let storing = leader.now.saturating_sub(state.exchange.storing_since);
-    if std::mem::take(&mut state.exchange.waits) {
-        state.exchange.waited += storing;
-    }
     let (options, began) = (&shared.options, state.since);
     connection.set_deadline(state.body_clock.stored(options, storing, began));
     state.answered_in_turn = 0;
@@ -288,11 +299,7 @@ fn look(
         }
         Verdict::Later => {
             storing::suspend(connection, shared, state, leader.now);
-            state.exchange.waits = true;
-            let patience = shared.options.fast_rest;
-            let rest = patience.saturating_sub(state.exchange.waited);
-            let until = leader.now.saturating_add(rest);
-            shared.streamed_bodies.wait(connection, until);
+            wait_for_others(connection, shared, state, leader.now);
             None
         }
         Verdict::Discarded => {
@@ -314,6 +321,21 @@ fn look(
             None
         }
     }
+}
+
+/// Have a body that is not read meanwhile wait until the application reads fewer.
+fn wait_for_others(
+    connection: &Arc<Connection>,
+    shared: &Shared,
+    state: &mut ConnectionState,
+    now: Nanos,
+) {
+    let exchange = &mut state.exchange;
+    exchange.waits = true;
+    exchange.storing_since = now;
+    let rest = shared.options.fast_rest.saturating_sub(exchange.waited);
+    let until = now.saturating_add(rest);
+    shared.streamed_bodies.wait(connection, until);
 }
 
 /// Hand a request out, or answer it here.

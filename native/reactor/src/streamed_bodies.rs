@@ -36,10 +36,12 @@ impl StreamedBodies {
         self.count.load(Ordering::SeqCst)
     }
 
-    /// Have a connection wait until there are fewer, or until the time given.
+    /// Have a connection wait until there are fewer, or until the time given. One that waits again has
+    /// its place by that time: before those that came after it.
     pub fn wait(&self, connection: &Arc<Connection>, until: Nanos) {
         let mut waiting = lock(&self.waiting);
-        waiting.push_back((until, Arc::clone(connection)));
+        let place = waiting.partition_point(|(others, _)| *others <= until);
+        waiting.insert(place, (until, Arc::clone(connection)));
         self.waits.store(waiting.len() as u64, Ordering::SeqCst);
     }
 
@@ -54,15 +56,19 @@ impl StreamedBodies {
         }
     }
 
-    /// Take the first of those that wait, if it is due.
-    pub fn take_due(&self, now: Nanos, most: u64) -> Option<Arc<Connection>> {
-        if self.next_due(most)? > now {
-            return None;
+    /// Take those that wait no longer, and one for each that there may be more.
+    pub fn take_due(&self, now: Nanos, most: u64) -> Vec<Arc<Connection>> {
+        if self.next_due(most).is_none_or(|due| due > now) {
+            return Vec::new();
         }
         let mut waiting = lock(&self.waiting);
-        let (_, connection) = waiting.pop_front()?;
+        let late = waiting.partition_point(|(until, _)| *until <= now);
+        let free = most.saturating_sub(self.count()) as usize;
+        let size = late.max(free).min(waiting.len());
+        let due = waiting.drain(..size).map(|(_, connection)| connection);
+        let due = due.collect();
         self.waits.store(waiting.len() as u64, Ordering::SeqCst);
-        Some(connection)
+        due
     }
 
     /// Forget those that wait.

@@ -8,6 +8,7 @@ mod corpus;
 #[path = "../../../protocol/tests/support/model.rs"]
 mod model;
 mod storing;
+mod streamed_bodies;
 #[path = "../../../protocol/tests/support/mod.rs"]
 mod support;
 mod threads;
