@@ -174,6 +174,44 @@ def test_a_path_is_refused_with_the_module_that_is_meant(spec: str, meant: str) 
     assert meant in str(refusal(SpecError, spec))
 
 
+def test_a_path_in_a_package_and_manage_py_are_refused_with_the_module_that_is_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "shop").mkdir()
+    for name in ("__init__.py", "settings.py", "wsgi.py"):
+        (tmp_path / "shop" / name).write_text("")
+    (tmp_path / "manage.py").write_text(
+        "import os\nos.environ.setdefault('DJANGO_SETTINGS_MODULE', 'shop.settings')\n"
+    )
+    for spec in ("shop/wsgi.py", "shop/wsgi", "manage.py"):
+        assert str(refusal(SpecError, spec)).endswith("did you mean 'shop.wsgi'?"), spec
+    said = str(refusal(SpecError, f"{tmp_path}/shop/wsgi.py:app"))
+    assert said.endswith(f"did you mean 'shop.wsgi:app' with --chdir {tmp_path}?")
+    with pytest.raises(SpecError, match=r"did you mean 'wsgi' with --chdir shop\?"):
+        parse_spec("shop/wsgi.py", may_look=False)
+
+
+@pytest.mark.parametrize(
+    ("file", "flag"),
+    [
+        ("gunicorn.conf.py", "-c gunicorn.conf.py"),
+        ("penstock.toml", "-c penstock.toml"),
+        ("uwsgi.ini", "--ini uwsgi.ini"),
+        ("uwsgi-live.yaml", "--yaml uwsgi-live.yaml"),
+        ("site.xml", "--xml site.xml"),
+    ],
+)
+def test_a_file_of_settings_is_refused_with_the_flag_that_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, flag: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / file).write_text("")
+    with pytest.raises(LoadError) as error:
+        load_application(file)
+    assert flag in str(error.value)
+
+
 def test_the_parts_of_a_specification() -> None:
     spec = parse_spec("a.b:c.d(1, k='x')")
     assert (spec.module, spec.attributes, spec.place) == ("a.b", ("c", "d"), "a.b:c.d")
@@ -460,6 +498,7 @@ class App:
         (CLASS + "server = App()", "application", "did you mean 'MODULE:server'?"),
         (CLASS + "one = App()\ntwo = App()", "", "it may be one of MODULE:one, MODULE:two"),
         (CLASS + "application = App()", "app", "did you mean 'MODULE:application'?"),
+        ("import threading\n" + CLASS + "app = application = App()", "nothing", "MODULE:app"),
         ("import not_installed_here", "app", f"this server runs on {sys.executable}: install"),
     ],
 )

@@ -12,14 +12,25 @@ import shlex
 import sys
 from inspect import getattr_static, iscoroutinefunction
 from pathlib import Path
-from types import FunctionType
+from types import FunctionType, ModuleType
 from typing import Any
 
 from penstock.app.callables import DEFAULT_NAMES, FORMS, binds
+from penstock.app.discovery import discover
 from penstock.config.options import nearest
 
 _FACTORIES = ("create_app", "make_app", "create_application", "make_application", "build_app")
 _ENVIRONMENTS = (".venv", "venv", "env")
+_CONFIGURATIONS = {
+    ".conf.py": "-c {file} reads one of gunicorn",
+    ".toml": "-c {file} reads it",
+    ".ini": "--ini {file} reads one of uWSGI, and --paste {file} one of PasteDeploy",
+    ".yaml": "--yaml {file} reads one of uWSGI",
+    ".yml": "--yaml {file} reads one of uWSGI",
+    ".xml": "--xml {file} reads one of uWSGI",
+    ".json": "--json {file} reads one of uWSGI",
+}
+"""What reads a file of settings that was typed in the place of the application, by its ending."""
 
 
 def meant(form: str) -> str:
@@ -36,9 +47,13 @@ def did_you_mean(name: str, known: list[str]) -> str:
 # -- the specification ---------------------------------------------------------------------------
 
 
-def of_form(module: str, rest: str) -> str:
+def of_form(module: str, rest: str, may_look: bool = True) -> str:
     """Return what is wrong with the name of a module that is none."""
     path = Path(module)
+    if may_look and (reads := _configuration(module)):
+        return reads
+    if may_look and path.name == "manage.py" and (spec := _of_django(path.parent)):
+        return f", but a path; did you mean {spec!r}{_with_chdir(path.parent)}?"
     if "/" not in module and path.suffix != ".py":
         if "-" in module and all(
             part.isidentifier() for part in module.replace("-", "_").split(".")
@@ -46,9 +61,30 @@ def of_form(module: str, rest: str) -> str:
             file = module.replace("-", "_") + ".py"
             return f": Python cannot import a name with a hyphen: rename the file to {file}"
         return f": allowed is {FORMS}"
-    named = f"{path.stem}:{rest}" if rest else path.stem
-    folder = f" with --chdir {path.parent}" if path.parent != Path(".") else ""
-    return f", but a path; did you mean {named!r}{folder}?"
+    name, folder = path.stem, path.parent
+    while may_look and folder.name and (folder / "__init__.py").is_file():  # a module of a package
+        name, folder = f"{folder.name}.{name}", folder.parent
+    named = f"{name}:{rest}" if rest else name
+    return f", but a path; did you mean {named!r}{_with_chdir(folder)}?"
+
+
+def _with_chdir(folder: Path) -> str:
+    return f" with --chdir {shlex.quote(str(folder))}" if folder != Path(".") else ""
+
+
+def _configuration(name: str) -> str:
+    """Return what reads the file of this name, if there is one and it is no module."""
+    for ending, reads in _CONFIGURATIONS.items():
+        if name.endswith(ending) and os.path.isfile(name):
+            flags = reads.format(file=shlex.quote(name))
+            return f", but a file of settings: {flags}"
+    return ""
+
+
+def _of_django(folder: Path) -> str:
+    """Return the application of the Django project whose ``manage.py`` is in a directory."""
+    found = discover(str(folder), {}).only
+    return found[0] if found is not None and found[1] == "manage.py" else ""
 
 
 # -- the module ----------------------------------------------------------------------------------
@@ -56,6 +92,8 @@ def of_form(module: str, rest: str) -> str:
 
 def of_missing_module(module: str, missing: str) -> str:
     """Return a hint for a module that was not found, ``missing`` or one above it in ``module``."""
+    if reads := _configuration(module):
+        return f"; {module} is no module{reads}"
     parent, _, name = missing.rpartition(".")
     if parent:
         owner = sys.modules.get(parent)
@@ -168,6 +206,8 @@ def of_missing_default(module: Any) -> str:
     """Return a hint for a module without the usual names."""
     if hasattr(module, "__path__") and _can_find(f"{module.__name__}.wsgi"):
         return meant(f"{module.__name__}.wsgi")
+    if module.__name__ == "manage" and (spec := _of_django(Path.cwd())):
+        return meant(spec)
     found = candidates(module)
     if len(found) == 1:
         return meant(found[0])
@@ -187,10 +227,13 @@ def of_missing_attribute(owner: Any, name: str, module: Any) -> str:
                 return meant(f"{module.__name__}:{usual}")
         if hasattr(module, "__path__") and _can_find(f"{module.__name__}.wsgi"):
             return meant(f"{module.__name__}.wsgi")
-    near = nearest(name, names)
+    # A module that the file imports is no application.
+    imported = [it for it in names if isinstance(getattr_static(owner, it, None), ModuleType)]
+    near = nearest(name, [it for it in names if it not in imported])
     found = candidates(module)
-    if near is None and len(found) == 1:
-        return meant(found[0])
+    common = [it for it in found if it.rpartition(":")[2] in DEFAULT_NAMES]
+    if near is None and (len(found) == 1 or common):
+        return meant((common or found)[0])
     return meant(near) if near is not None else ""
 
 

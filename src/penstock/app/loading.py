@@ -103,13 +103,16 @@ def load_application(text: str) -> WSGIApplication:
     return cast("WSGIApplication", found)
 
 
-def parse_spec(text: str) -> Spec:
-    """Return the parts of a specification. Arguments have to be literals. Raises `SpecError`."""
+def parse_spec(text: str, *, may_look: bool = True) -> Spec:
+    """Return the parts of a specification. Arguments have to be literals. Raises `SpecError`.
+
+    Its hint may come from the files that are there, unless ``may_look`` is False.
+    """
     module, colon, rest = text.partition(":")
     if not all(part.isidentifier() for part in module.split(".")) or module.endswith(".py"):
         from penstock.app import hints
 
-        raise SpecError(f"{module!r} is not a module name{hints.of_form(module, rest)}")
+        raise SpecError(f"{module!r} is not a module name{hints.of_form(module, rest, may_look)}")
     if not colon:
         return Spec(text, module)
     try:

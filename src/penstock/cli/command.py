@@ -208,7 +208,8 @@ def _supervise(launch: Launch, predecessor: Predecessor | None) -> int:
     from penstock.supervisor.supervisor import Supervisor
 
     settings = launch.settings
-    parse_spec(launch.application)
+    # Root reads nothing that belongs to the workers' user.
+    parse_spec(launch.application, may_look=not settings.has_user or os.geteuid() != 0)
     identity = identity_of(settings)
     if identity is not None and not identity.is_root and os.geteuid() == 0:
         settings = _with_trusted_path(settings)
