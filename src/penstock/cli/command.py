@@ -281,6 +281,7 @@ def _check(spec: str, settings: Settings) -> int:
     from penstock.supervisor.logs import check_logs
     from penstock.system.pid_file import PidFile
     from penstock.system.privileges import become
+    from penstock.telemetry.log_config import check_file
     from penstock.worker.child import import_for
 
     addresses = addresses_of(settings)
@@ -294,6 +295,7 @@ def _check(spec: str, settings: Settings) -> int:
         PidFile(settings.pid, settings.source_of("pid"), identity).check()
     notices = check_services(settings) if settings.supervisor else []
     opened_by = check_logs(settings, identity)
+    check_file(settings)
     if identity is not None:  # root imports no application
         import_for(settings)
         become(identity, setuid_programs=settings.allow_setuid_programs)

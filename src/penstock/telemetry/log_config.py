@@ -159,12 +159,28 @@ def configure(settings: Settings) -> None:
     except Exception as error:
         while error.__cause__ is not None and isinstance(error, ValueError):
             error = error.__cause__  # type: ignore[assignment]  # what dictConfig says is general
-        what = settings.log_config or "logconfig_dict"
-        raise SettingsError(
-            f"{what!r} cannot be applied as a configuration of logging (setting: log_config): "
-            f"{type(error).__name__}: {error}"
-        ) from None
+        raise _refused(settings.log_config or "logconfig_dict", error) from None
     _let_server_use(own, source)
+
+
+def check_file(settings: Settings) -> None:
+    """Raise the `SettingsError` of `configure` for a file that cannot be read.
+
+    Nothing is applied: a handler would open its file.
+    """
+    if settings.log_config is None or is_opened_for(identity_of(settings)):
+        return
+    try:
+        _parsed(settings.log_config)
+    except Exception as error:
+        raise _refused(settings.log_config, error) from None
+
+
+def _refused(what: str, error: Exception) -> SettingsError:
+    return SettingsError(
+        f"{what!r} cannot be applied as a configuration of logging (setting: log_config): "
+        f"{type(error).__name__}: {error}"
+    )
 
 
 def _with_defaults(given: object) -> dict[str, Any]:
@@ -193,19 +209,31 @@ def _let_server_use(own: list[logging.Handler], source: str) -> None:
 
 
 def _apply_file(path: str) -> None:
-    if path.endswith(".json"):
-        with open(path, encoding="utf-8") as file:
-            _apply(json.load(file))
-    elif path.endswith(".toml"):
-        import tomllib
-
-        with open(path, "rb") as binary:
-            _apply(tomllib.load(binary))
+    parsed = _parsed(path)
+    if path.endswith((".json", ".toml")):
+        _apply(parsed)
     else:
         from logging.config import fileConfig
 
-        here = {"__file__": path, "here": os.path.dirname(path)}
-        fileConfig(path, defaults=here, disable_existing_loggers=False)
+        fileConfig(parsed, disable_existing_loggers=False)
+
+
+def _parsed(path: str) -> Any:
+    """Return what a file holds: for ``dictConfig``, or the parser that ``fileConfig`` takes."""
+    with open(path, encoding="utf-8-sig") as file:
+        if path.endswith(".json"):
+            return json.load(file)
+        if path.endswith(".toml"):
+            import tomllib
+
+            return tomllib.loads(file.read())
+        from configparser import ConfigParser
+
+        parser = ConfigParser({"__file__": path, "here": os.path.dirname(path)})
+        parser.read_file(file)
+        for section in ("loggers", "handlers", "formatters"):
+            parser.options(section)  # an error names the section that is missing
+        return parser
 
 
 def _apply(config: Mapping[str, Any]) -> None:
