@@ -286,6 +286,7 @@ USAGE_AND_SETTINGS = [
     (["--port=80", "-b", ":81", "served"], "--port and --bind are two ways to say one thing"),
     (["--listen", "::1", "served"], "see --bind, which takes host and port together"),
     (["served", "-v"], "unknown flag '-v': --version prints the version, and --log-level debug"),
+    (["served", "--debug"], "unknown flag '--debug': --log-level debug logs more, and --reload"),
     (["served", "--max-body", "10M"], "; 10MB is a power of 1000, 10MiB one of 1024"),
     (["served", "-b", "127.0.0.1:1", "--admin", "127.0.0.1:1"], "needs another port"),
     (["-x", "served"], "unknown flag '-x'"),
@@ -533,6 +534,19 @@ def test_paste_names_a_file_whose_application_is_served(folder: Path) -> None:
         with ServerProcess(*arguments, cwd=folder) as server:
             with urllib.request.urlopen(server.url) as response:
                 assert response.read() == body
+
+
+def test_paste_and_an_argument_are_two_applications(folder: Path) -> None:
+    line = error_line(2, "served", "--paste", "site.ini", cwd=folder)
+    assert "--paste has an application, and 'served' is another: give either" in line
+
+
+def test_the_check_reads_the_configuration_of_logging(folder: Path) -> None:
+    (folder / "bad.toml").write_text("version = ")
+    (folder / "bad.ini").write_text("[loggers]\nkeys = root\n")
+    for name in ("missing.ini", "bad.toml", "bad.ini"):
+        line = error_line(2, "served", "--check", "--log-config", name, cwd=folder)
+        assert "(setting: log_config)" in line
 
 
 def test_the_environment_and_the_file_are_named_where_they_are_wrong(folder: Path) -> None:

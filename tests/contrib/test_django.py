@@ -113,6 +113,18 @@ def test_flags_count_before_the_projects_settings(
         assert re.search(rf"^  {name} += {re.escape(value)}", done.stdout, re.MULTILINE), done
 
 
+@pytest.mark.parametrize(
+    ("argument", "flag"),
+    [("8000", "--bind 127.0.0.1:8000"), ("0.0.0.0:8000", "--bind 0.0.0.0:8000")],
+)
+def test_an_address_as_runserver_takes_it_is_refused_with_the_flag(
+    tmp_path: Path, argument: str, flag: str
+) -> None:
+    project(tmp_path)
+    done = manage(tmp_path, "penstock", argument)
+    assert (done.returncode, done.stderr) == (1, f"CommandError: an address is a flag: {flag}\n")
+
+
 def test_a_setting_that_does_not_exist_is_refused_by_command_and_check(tmp_path: Path) -> None:
     project(tmp_path, more='PENSTOCK = {"worker": 3}')
     done = manage(tmp_path, "penstock", "--check")
@@ -144,6 +156,17 @@ def test_the_checks_name_what_does_not_fit(tmp_path: Path, more: str, id: str) -
 def test_a_project_that_fits_passes_the_checks(tmp_path: Path) -> None:
     project(tmp_path, more="PENSTOCK = {'bind': '0.0.0.0:8000', 'untrusted_forwarded': 'drop'}")
     assert "penstock." not in manage(tmp_path, "check", "--deploy").stderr
+
+
+def test_the_live_tests_of_django_cannot_be_taken_for_those_of_penstock() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "from penstock.contrib.django.testing import LiveServerTestCase"],
+        env=checkout_environ(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "ImportError: cannot import name 'LiveServerTestCase'" in done.stderr
 
 
 def test_live_tests_run_on_penstock(tmp_path: Path) -> None:

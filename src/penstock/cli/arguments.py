@@ -22,6 +22,7 @@ _OTHERS = {
     "-v": "--version prints the version, and --log-level debug logs more",
     "-V": "--version prints the version",
     "--verbose": "--log-level debug logs more",
+    "--debug": "--log-level debug logs more, and --reload reloads when a file changes",
 }
 """Flags of many programs, with what they are called here."""
 
@@ -64,6 +65,8 @@ def parse_command_line(arguments: Sequence[str]) -> CommandLine:
             wrong.append(f"{row.flags[0]}: {reason}")
     if not wrong:  # behind an unknown flag, any other argument may be its value
         wrong = [_unexpected(each, arguments) for each in rest[:1]]
+    if application is not None and "paste" in gunicorn:
+        wrong.append(f"--paste has an application, and {application!r} is another: give either")
     if wrong:
         raise SettingsError("; ".join(wrong))
     _compose_address(names)

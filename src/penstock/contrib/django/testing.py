@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from django.contrib.staticfiles.handlers import StaticFilesHandler
 from django.core.handlers.wsgi import WSGIHandler
 from django.db import connections
-from django.test import LiveServerTestCase
+from django.test import testcases
 from django.test.testcases import LiveServerThread, _MediaFilesHandler
 
 import penstock
@@ -70,7 +70,8 @@ def _nothing() -> None:
     pass
 
 
-class PenstockLiveServerTestCase(LiveServerTestCase):
+# Under its own name Django's class could be imported from here by mistake.
+class PenstockLiveServerTestCase(testcases.LiveServerTestCase):
     """Django's ``LiveServerTestCase``, served by Penstock."""
 
     server_thread_class = PenstockThread

@@ -45,9 +45,7 @@ class Command(BaseCommand):
         try:
             typed = parse_command_line(arguments)
             if typed.application is not None:
-                raise CommandError(
-                    f"the application is the project's: leave {typed.application!r} out"
-                )
+                raise CommandError(_unwanted(typed.application))
             for variable, text in server_settings.variables().items():
                 os.environ.setdefault(variable, text)
             flags = _flags(typed)
@@ -59,6 +57,14 @@ class Command(BaseCommand):
         sys.stderr.flush()
         command = [sys.executable, "-m", "penstock", server_settings.application(), *flags]
         os.execv(sys.executable, [*command, *arguments])
+
+
+def _unwanted(argument: str) -> str:
+    """Return why an argument is refused, which may be an address as ``runserver`` takes it."""
+    host, _, port = argument.rpartition(":")
+    if port.isdigit():
+        return f"an address is a flag: --bind {host or '127.0.0.1'}:{port}"
+    return f"the application is the project's: leave {argument!r} out"
 
 
 def _flags(typed: CommandLine) -> list[str]:
