@@ -295,6 +295,20 @@ def test_a_number_that_is_none_is_refused_with_its_place(tmp_path: Path) -> None
         load(tmp_path, "harakiri = soon")
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "route = ^/admin basicauth:Staff,ada:lovelace",
+        "route-host = ^intern basicauth-next:Staff,ada:lovelace",
+        "route-run = ldapauth:Staff,url=ldap://127.0.0.1",
+    ],
+)
+def test_a_route_that_asks_for_a_password_is_refused(tmp_path: Path, line: str) -> None:
+    with pytest.raises(SettingsError, match="have nginx or the application ask") as error:
+        load(tmp_path, line)
+    assert "lovelace" not in str(error.value)
+
+
 # The command
 
 

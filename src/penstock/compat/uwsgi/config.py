@@ -55,6 +55,9 @@ _QUIET_ROUTE = re.compile(
 )
 """A route that does nothing but leave requests out of the log, by paths that can be listed."""
 
+_ASKS_WHO = re.compile(r"(?:^|\s)(basicauth|ldapauth|radius)(?:-next)?:")
+"""The action of a route that asks a client for its name and its password."""
+
 _LOG_PART = re.compile(r"%\(([^()]*)\)")
 _VARIABLE_PART = "var."
 _TIME = "%(t)s"
@@ -174,6 +177,12 @@ class _Conversion:
 
     def take(self, option: Given) -> None:
         """Take the next option. One that holds a single value replaces an earlier one."""
+        if "route" in option.name and (action := _ASKS_WHO.search(option.value)):
+            raise SettingsError(
+                f"{option.source} has the action {action[1]}, and without it any client could send"
+                " these requests: have nginx or the application ask for the password, and take"
+                " the line out"
+            )
         known = BY_NAME.get(option.name)
         if known is None:
             prefix = next((it for it in PREFIXES if option.name.startswith(it)), None)
