@@ -64,6 +64,11 @@ def test_pyproject_gives_its_own_table_only(tmp_path: Path) -> None:
     assert settings.source_of("keep_alive") == "pyproject.toml:keep-alive"
 
 
+def test_a_byte_order_mark_before_a_settings_file_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "penstock.toml").write_text("threads = 3\r\n", encoding="utf-8-sig")
+    assert load(tmp_path).threads == 3
+
+
 def test_penstock_toml_replaces_the_table_in_pyproject_with_a_warning(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text("[tool.penstock]\nthreads = 9\n")
     (tmp_path / "penstock.toml").write_text("backlog = 5\n")

@@ -236,7 +236,7 @@ def _read_table(path: str, in_project: bool) -> Mapping[str, object] | None:
             return None  # most projects: no time to parse it, and no error for their mistakes
         import tomllib
 
-        text = content.decode()
+        text = content.decode("utf-8-sig")  # editors of Windows write a byte order mark
         table: Any = tomllib.loads(text)
     except OSError as error:
         raise SettingsError(f"cannot read the settings file {path}: {error.strerror}") from None

@@ -26,6 +26,10 @@ def test_an_ini_file_has_names_values_switches_and_comments(tmp_path: Path) -> N
     assert options(tmp_path, text) == [("master", ""), ("threads", "2"), ("env", "A = b ; c")]
 
 
+def test_a_byte_order_mark_and_the_line_ends_of_windows_are_taken(tmp_path: Path) -> None:
+    assert options(tmp_path, "\ufeff[uwsgi]\r\nthreads = 2\r\n") == [("threads", "2")]
+
+
 def test_a_section_is_named_behind_the_file(tmp_path: Path) -> None:
     text = "[uwsgi]\nthreads = 1\n[dev]\nthreads = 2\n"
     assert options(tmp_path, text, section="dev") == [("threads", "2")]

@@ -160,7 +160,7 @@ def _text_of(path: Path) -> str:
             content = file.read(_LARGEST_FILE + 1)
         if len(content) > _LARGEST_FILE:
             raise SettingsError(f"the configuration file {path} is longer than 1 MiB")
-        return content.decode()
+        return content.decode("utf-8-sig")  # editors of Windows write a byte order mark
     except OSError as error:
         raise SettingsError(
             f"cannot read the configuration file {path}: {error.strerror}"
@@ -414,7 +414,9 @@ def _expanded(reading: _Reading, value: str, depth: int) -> str:
 
     def content(match: re.Match[str]) -> str:
         if _SCHEME.match(match[1]):
-            raise SettingsError(f"cannot read {match[1]}: @(...) takes the path of a file here")
+            raise SettingsError(
+                f"cannot read {match[0]} of {value!r}: @(...) takes the path of a file here"
+            )
         return _text_of(reading.cwd / match[1]).strip()
 
     def option(match: re.Match[str]) -> str:
