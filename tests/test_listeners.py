@@ -393,7 +393,7 @@ def test_the_socket_of_a_dead_server_is_taken_over(tmp_path: Path) -> None:
 def test_the_socket_of_a_living_server_is_left_alone(tmp_path: Path) -> None:
     address = f"unix:{tmp_path}/alive.sock"
     with opened(address):
-        assert "in use" in refusal(address)
+        assert f"in use by another program: process {os.getpid()} (" in refusal(address)
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(f"{tmp_path}/alive.sock")
 

@@ -28,7 +28,7 @@ from penstock.system.as_user import Change, HelperError, Work, wait_for
 from penstock.system.descriptors import use_inherited
 from penstock.system.network import hold_ahead
 from penstock.system.paths import Place, find
-from penstock.system.port_holders import holder_of
+from penstock.system.port_holders import holder_of, peer_of
 from penstock.system.privileges import Identity
 from penstock.system.temporary_files import temporary_file
 
@@ -899,7 +899,9 @@ def _clear_stale(address: Address, path: str) -> None:
                 _refuse(address.shown, _REASONS[errno.EADDRINUSE])
             _refuse(address.shown, f"there is a socket at this path: {_reason(error)}")
         else:
-            _refuse(address.shown, _REASONS[errno.EADDRINUSE])
+            holder = peer_of(probe)
+            reason = _REASONS[errno.EADDRINUSE]
+            _refuse(address.shown, f"{reason}: {holder}" if holder else reason)
     try:
         os.unlink(path)
     except FileNotFoundError:

@@ -1,8 +1,10 @@
-"""Which process listens on a port, for the error about a port in use. Linux alone tells."""
+"""Which process listens on an address, for the error about one in use. Linux alone tells."""
 
 from __future__ import annotations
 
 import os
+import socket
+import struct
 from contextlib import suppress
 
 _LISTENING = "0A"
@@ -12,6 +14,8 @@ _MOST_PROCESSES = 5000
 _MOST_WORDS = 3
 _MOST_SHOWN = 60
 """Characters of a command line that are shown, which also has arguments that are secret."""
+_UCRED = struct.Struct("iII")
+"""``struct ucred`` of unix(7): the ids of a process, its user and its group."""
 
 
 def holder_of(port: int) -> str:
@@ -22,6 +26,20 @@ def holder_of(port: int) -> str:
     with suppress(OSError, ValueError):
         sockets = _listening_on(port)
         if sockets and (pid := _process_with(sockets)):
+            return _described(pid)
+    return ""
+
+
+def peer_of(connected: socket.socket) -> str:
+    """Return the process that listens on a unix socket, in words; empty where that is not known.
+
+    ``connected`` is a client of it. The kernel notes the process that called ``listen``, which may
+    have ended since, and left the socket to another one.
+    """
+    with suppress(OSError, AttributeError):  # another system has no SO_PEERCRED
+        credentials = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+        pid, _, _ = _UCRED.unpack(credentials)
+        if pid:  # 0 is a process that is not visible in this container
             return _described(pid)
     return ""
 
@@ -54,7 +72,8 @@ def _described(pid: int) -> str:
         name = file.read().strip()
     with open(f"/proc/{pid}/cmdline", "rb") as file:
         words = file.read(4096).decode("utf-8", "replace").split("\0")[:_MOST_WORDS]
-    shown = " ".join(word for word in words if "=" not in word)[:_MOST_SHOWN].strip()
+    words = [os.path.basename(word) for word in words if "=" not in word]
+    shown = " ".join(words)[:_MOST_SHOWN].strip()
     shown = "".join(each if each.isprintable() else "?" for each in shown)
     stops = f"; kill {pid} stops it" if name.startswith("penstock") else ""
     return f"process {pid} ({shown or name}){stops}"
