@@ -70,9 +70,13 @@ def read_material(
             key = contents.read(key_path, "keyfile")
         else:
             key_path, key = path, certificate
-            if certificates_in(certificate, path) and not has_key(key):
+        try:
+            if not settings.keyfile and certificates_in(certificate, path) and not has_key(key):
                 raise TlsError(f"{path} has no private key: name its file with --keyfile")
-        pairs.append(checked_pair(certificate, key, path, key_path))
+            pairs.append(checked_pair(certificate, key, path, key_path))
+        except TlsError as error:
+            named = "settings: certfile, keyfile" if settings.keyfile else "setting: certfile"
+            raise TlsError(f"{error} ({named})") from None
     _check_ciphers(settings)
     client_ca = None
     if settings.ca_certs is not None:
