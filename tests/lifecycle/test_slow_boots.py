@@ -39,4 +39,8 @@ def test_an_import_that_hangs_is_shown_at_half_of_the_time_and_at_the_end(
     assert text.count('app.run() and the like belong under if __name__ == "__main__":') == 2
     assert "penstock/worker" not in text
     assert "penstock/supervisor" not in text
-    assert text.rstrip().endswith("within 2 s (setting: boot_timeout)")
+    last = text.rstrip().splitlines()[-1]
+    what = "the worker was killed with SIGKILL by the supervisor: it was not ready"
+    if preload:
+        what = "the application was not loaded"
+    assert last == f"penstock: error: {what} within 2 s (setting: boot_timeout)"

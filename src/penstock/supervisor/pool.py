@@ -400,7 +400,7 @@ class Pool:
             self._notify(events.WorkerLeft(worker, clean=clean or not worker.let_in))
         elif was_booting:
             failure = worker.failure or {
-                "message": f"it {report.describe()}",
+                "message": f"the worker {report.describe()}",
                 "traceback": f"{stacks_of(worker)}\n" if worker.dumped else "",
                 "status": 1,
             }
