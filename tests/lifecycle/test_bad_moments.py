@@ -123,7 +123,7 @@ def test_a_worker_that_is_forked_too_late_leaves(tmp_path: Path) -> None:
         server.wait_for_line("2 workers are wanted")
         server.wait_for_line("boot_timeout")
         server.signal(signal.SIGTTOU)
-        server.wait_for_line("1 workers are wanted")
+        server.wait_for_line("1 worker is wanted")
         with suppress(ProcessLookupError):  # the supervisor may have ended it
             os.kill(preloader, signal.SIGCONT)
         assert eventually(lambda: server.serving() == old and len(server.workers()) <= 2)

@@ -703,7 +703,8 @@ class Supervisor:
         if not 1 <= workers <= most:
             raise ControlError(f"{workers} is no number of workers: allowed is 1 to {most}")
         if workers != current.wanted:
-            self.logger.info("%d workers are wanted, not %d", workers, current.wanted)
+            wanted = f"{workers} workers are" if workers > 1 else "1 worker is"
+            self.logger.info("%s wanted, not %d", wanted, current.wanted)
             self.hooks.scale(workers)
             current.wanted, current.paused_until = workers, 0.0
             setting = self.settings.workers

@@ -301,10 +301,12 @@ def test_a_number_that_is_none_is_refused_with_its_place(tmp_path: Path) -> None
         "route = ^/admin basicauth:Staff,ada:lovelace",
         "route-host = ^intern basicauth-next:Staff,ada:lovelace",
         "route-run = ldapauth:Staff,url=ldap://127.0.0.1",
+        "route-if-not = equal:${REMOTE_ADDR};192.0.2.1 break:403 Forbidden",
+        "route = ^/private return:401",
     ],
 )
-def test_a_route_that_asks_for_a_password_is_refused(tmp_path: Path, line: str) -> None:
-    with pytest.raises(SettingsError, match="have nginx or the application ask") as error:
+def test_a_route_that_keeps_clients_out_is_refused(tmp_path: Path, line: str) -> None:
+    with pytest.raises(SettingsError, match="have nginx or the application decide") as error:
         load(tmp_path, line)
     assert "lovelace" not in str(error.value)
 

@@ -55,8 +55,10 @@ _QUIET_ROUTE = re.compile(
 )
 """A route that does nothing but leave requests out of the log, by paths that can be listed."""
 
-_ASKS_WHO = re.compile(r"(?:^|\s)(basicauth|ldapauth|radius)(?:-next)?:")
-"""The action of a route that asks a client for its name and its password."""
+_KEEPS_OUT = re.compile(
+    r"(?:^|\s)((?:basicauth|ldapauth|radius)(?:-next)?(?=:)|(?:break|return):40[13])"
+)
+"""The action of a route that asks for a password, or that answers 401 or 403."""
 
 _LOG_PART = re.compile(r"%\(([^()]*)\)")
 _VARIABLE_PART = "var."
@@ -177,11 +179,12 @@ class _Conversion:
 
     def take(self, option: Given) -> None:
         """Take the next option. One that holds a single value replaces an earlier one."""
-        if "route" in option.name and (action := _ASKS_WHO.search(option.value)):
+        is_route = option.name.startswith(("route", "final-route"))
+        if is_route and (action := _KEEPS_OUT.search(option.value)):
             raise SettingsError(
                 f"{option.source} has the action {action[1]}, and without it any client could send"
-                " these requests: have nginx or the application ask for the password, and take"
-                " the line out"
+                " these requests: have nginx or the application decide who may, and take the line"
+                " out"
             )
         known = BY_NAME.get(option.name)
         if known is None:
