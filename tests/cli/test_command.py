@@ -594,6 +594,17 @@ def test_a_port_in_use_is_status_7_and_reported_before_the_application_is_import
     assert not (folder / "imported").exists()
 
 
+def test_an_address_that_cannot_be_used_is_reported_with_what_sets_it(folder: Path) -> None:
+    (folder / "penstock.toml").write_text("bind = '127.0.0.1:none'\n")
+    (folder / "uwsgi.ini").write_text("[uwsgi]\nhttp-socket = :none\n")
+    for arguments, source in (
+        ([], "bind, from penstock.toml:bind"),
+        (["--ini", "uwsgi.ini", "-c", os.devnull], "bind, from uwsgi.ini:http-socket"),
+        (["-b", ":none"], "--bind"),
+    ):
+        assert error_line(7, "served", *arguments, cwd=folder).endswith(f"(setting: {source})\n")
+
+
 def test_a_failed_load_leaves_no_unix_socket_behind(folder: Path) -> None:
     error_line(5, "served:nothing", "-b", "unix:here.sock", cwd=folder)
     assert not (folder / "here.sock").exists()

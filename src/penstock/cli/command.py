@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from penstock import __version__
-from penstock.errors import PenstockError, SettingsError
+from penstock.errors import ListenError, PenstockError, SettingsError
 from penstock.system.standard_streams import flush_all, is_terminal, print_error, print_out, say
 
 if TYPE_CHECKING:
@@ -110,10 +110,20 @@ def _run(arguments: Sequence[str]) -> int:
         for warning in settings.warnings:
             say("warning", warning.render())
         leave_for_certain(error.exit_status)
+        if isinstance(error, ListenError):
+            raise _with_source(error, settings) from None
         raise
     except KeyboardInterrupt:
         leave_for_certain(_INTERRUPTED_STATUS)
         raise
+
+
+def _with_source(error: ListenError, settings: Settings) -> ListenError:
+    """Return the error about an address with what sets it, where that is not the flag."""
+    source = settings.source_of("bind")
+    if source in ("default", "--bind"):
+        return error
+    return ListenError(str(error).replace("(setting: --bind)", f"(setting: bind, from {source})"))
 
 
 def _read_settings(
