@@ -523,6 +523,35 @@ def test_a_class_whose_instances_are_responses_is_an_application(write: Write) -
     assert body_of(load_application(f"{name}:App")) == [b"iterated"]
 
 
+@pytest.mark.parametrize(
+    ("text", "spec"),
+    [
+        ("from wsgiref_like import make\n", "wsgiref_like"),
+        ("", "uses_it"),
+        ("", "names_it"),
+    ],
+)
+def test_a_file_that_hides_an_installed_package_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, spec: str
+) -> None:
+    package = tmp_path / "installed" / "wsgiref_like" / "__init__.py"
+    here = tmp_path / "here"
+    package.parent.mkdir(parents=True)
+    package.write_text("def make(): pass\n")
+    here.mkdir()
+    (here / "wsgiref_like.py").write_text(text)
+    (here / "uses_it.py").write_text("import wsgiref_like\napp = wsgiref_like.make()\n")
+    (here / "names_it.py").write_text("from wsgiref_like import make\napp = make()\n")
+    monkeypatch.chdir(here)
+    monkeypatch.syspath_prepend(tmp_path / "installed")
+    monkeypatch.syspath_prepend(here)
+    for name in ("wsgiref_like", "uses_it", "names_it"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    said = str(refusal(ApplicationRaisedError, spec))
+    assert said.endswith(f"{here}/wsgiref_like.py hides {package}: give it another name")
+    sys.modules.pop("wsgiref_like", None)
+
+
 def test_places_of_the_module_that_is_meant_are_named(write: Write, tmp_path: Path) -> None:
     number = next(_numbers)
     package = tmp_path / f"outer_{number}"

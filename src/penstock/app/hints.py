@@ -10,6 +10,7 @@ import importlib.util
 import os
 import shlex
 import sys
+from importlib.machinery import PathFinder
 from inspect import getattr_static, iscoroutinefunction
 from pathlib import Path
 from types import FunctionType, ModuleType
@@ -130,6 +131,8 @@ def of_missing_dependency(module: str, error: BaseException) -> str:
     Most often it is installed for another one: that of a virtual environment nearby, say. Or
     ``module`` is part of a package, and the command was typed in the package's own directory.
     """
+    if hides := _hidden_package(error):
+        return hides
     name = error.name if isinstance(error, ModuleNotFoundError) else None
     if not name or "." in name or _has_module(Path.cwd(), name):
         return ""
@@ -145,6 +148,25 @@ def of_missing_dependency(module: str, error: BaseException) -> str:
         if other.exists() and other.parent.parent != Path(sys.prefix):
             return f"{hint}, or install penstock in {folder} and start {folder}/bin/penstock"
     return hint
+
+
+def _hidden_package(error: BaseException) -> str:
+    """Return a hint for a file here that has the name of an installed package: ``flask.py``."""
+    found = getattr(error, "obj", None) if isinstance(error, AttributeError) else None
+    name = error.name if isinstance(error, ImportError) else getattr(found, "__name__", None)
+    module = sys.modules.get(name) if isinstance(name, str) else None
+    file = getattr(error, "path", None) or getattr(module, "__file__", None)
+    if not name or not file or Path(file).absolute() != Path(f"{name}.py").absolute():
+        return ""
+    here = os.getcwd()
+    elsewhere = [entry for entry in sys.path if os.path.abspath(entry) != here]
+    try:
+        other = PathFinder.find_spec(name, elsewhere)
+    except (ImportError, ValueError):
+        return ""
+    if other is None or other.origin is None:
+        return ""
+    return f"; {file} hides {other.origin}: give it another name"
 
 
 def of_closed_directory() -> str:
