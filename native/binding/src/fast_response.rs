@@ -2,6 +2,7 @@
 //! once with a valid head, and returns the body in one block. In all other cases a
 //! `penstock.wsgi.response.Response`, which is the reference, takes over.
 
+use crate::constant_head::ConstantHead;
 use crate::exchange::Exchange;
 use crate::ffi;
 use crate::response_head::ResponseHead;
@@ -44,6 +45,8 @@ pub struct FastResponse {
     head: Option<Arc<ResponseHead>>,
     /// What Content-Length says.
     length: Option<u64>,
+    /// Of an earlier request.
+    last: Option<ConstantHead>,
     /// Bytes of the body that the exchange has been given. With the first it has the head.
     sent: u64,
     finished: bool,
@@ -59,6 +62,7 @@ impl FastResponse {
             is_head,
             head: None,
             length: None,
+            last: None,
             sent: 0,
             finished: false,
             full: None,
@@ -71,7 +75,7 @@ impl FastResponse {
         self.is_head = is_head;
     }
 
-    /// Forget a request.
+    /// Forget a request, but for a head that the next response may have again.
     pub fn clear(&mut self) {
         self.head = None;
         self.length = None;
@@ -165,10 +169,18 @@ impl FastResponse {
             untouched && response.exchange.is_some() && !response.is_head
         };
         if let (true, None) = (first, &exc_info) {
+            let mut response = slf.borrow_mut();
+            let this = &mut *response;
+            if let Some(last) = this.last.as_ref().filter(|it| it.is_of(&status, &headers)) {
+                this.head = Some(Arc::clone(&last.head));
+                this.length = last.length;
+                return Ok(slf.clone().into_any());
+            }
             let checked = validate::plain(&status, &headers);
             if let Some((head, length)) = checked.filter(|(head, _)| has_body(false, head.code)) {
-                let mut this = slf.borrow_mut();
-                this.head = Some(Arc::new(head));
+                let head = Arc::new(head);
+                this.last = ConstantHead::of(&status, &headers, &head, length);
+                this.head = Some(head);
                 this.length = length;
                 return Ok(slf.clone().into_any());
             }

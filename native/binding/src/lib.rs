@@ -11,6 +11,7 @@ mod budgets;
 mod call_deadline;
 mod client_wait;
 mod companion;
+mod constant_head;
 mod core;
 mod delivery;
 mod edge;
