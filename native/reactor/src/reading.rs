@@ -361,12 +361,13 @@ fn hand_out(
     note_replaced_host(connection, shared, leader, state, (&source, number));
     uncork_for(connection, shared, state, &source, leader);
     let options = &shared.options;
-    let last = shared.slow_paths.last_call();
-    leader.short_call = last >= options.held_call && last <= options.longest_held_call && {
-        let (head, bytes) = leader.read.head_of(&source);
-        let safe = matches!(head.method.of(bytes), b"GET" | b"HEAD" | b"OPTIONS");
-        safe && shared.slow_paths.is_fast(PathHash::of(head.path(bytes)))
-    };
+    let calls = &shared.slow_paths;
+    leader.short_call =
+        calls.are_worth_waiting() && calls.last_call() <= options.longest_held_call && {
+            let (head, bytes) = leader.read.head_of(&source);
+            let safe = matches!(head.method.of(bytes), b"GET" | b"HEAD" | b"OPTIONS");
+            safe && shared.slow_paths.is_fast(PathHash::of(head.path(bytes)))
+        };
     connection.set_phase(state, Phase::HandedOut);
     connection.set_deadline(NEVER);
     connection.set_heavy(false);

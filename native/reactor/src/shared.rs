@@ -145,8 +145,12 @@ pub struct Shared {
 
 impl Shared {
     pub fn new(options: Options, scoreboard: Scoreboard) -> io::Result<Self> {
-        let slow_paths =
-            SlowPathEstimate::new(options.slow_call, options.slow_share, options.stalled_call);
+        let slow_paths = SlowPathEstimate::new(
+            options.slow_call,
+            options.slow_share,
+            options.stalled_call,
+            options.held_call,
+        );
         let (scoreboard, files) = (Arc::new(scoreboard), FileCount::default());
         let poller = Arc::new(Poller::new()?);
         let inbox = Arc::new(Inbox::new(Arc::clone(&poller)));

@@ -10,6 +10,9 @@ const PATHS: usize = 256;
 /// No call of such a path has been seen yet.
 const UNKNOWN: u8 = u8::MAX;
 
+/// At which difference between calls that are worth waiting for, and others, no more are counted.
+const MOST_WORTH: u8 = 32;
+
 /// Moving shares. A lost update between threads costs nothing: they are estimates.
 pub struct SlowPathEstimate {
     paths: [AtomicU8; PATHS],
@@ -22,6 +25,10 @@ pub struct SlowPathEstimate {
     stalled_call: Nanos,
     stalls: AtomicU32, // how many calls have
     last: AtomicU64,   // the time of the last call
+    /// A call that takes as long is worth having answers wait for it.
+    held_call: Nanos,
+    /// How many more calls of late were worth that than were not, within bounds.
+    worth: AtomicU8,
 }
 
 /// A path's name in here.
@@ -39,7 +46,7 @@ impl PathHash {
 
 impl SlowPathEstimate {
     /// `slow_share` is a share of 1.
-    pub fn new(slow_call: Nanos, slow_share: f64, stalled_call: Nanos) -> Self {
+    pub fn new(slow_call: Nanos, slow_share: f64, stalled_call: Nanos, held_call: Nanos) -> Self {
         SlowPathEstimate {
             slow_call,
             slow_share,
@@ -48,6 +55,8 @@ impl SlowPathEstimate {
             stalled_call,
             stalls: AtomicU32::new(0),
             last: AtomicU64::new(0),
+            held_call,
+            worth: AtomicU8::new(0),
         }
     }
 
@@ -82,9 +91,21 @@ impl SlowPathEstimate {
         self.last.load(Ordering::Relaxed)
     }
 
+    /// Whether most calls of late took long enough for answers to wait for them. One call that the
+    /// system has interrupted says nothing.
+    pub fn are_worth_waiting(&self) -> bool {
+        self.worth.load(Ordering::Relaxed) >= MOST_WORTH / 2
+    }
+
     /// Keep account of a call.
     pub fn note(&self, path: PathHash, time: Nanos) {
         self.last.store(time, Ordering::Relaxed);
+        let worth = self.worth.load(Ordering::Relaxed);
+        if time >= self.held_call && worth < MOST_WORTH {
+            self.worth.store(worth + 1, Ordering::Relaxed);
+        } else if time < self.held_call && worth > 0 {
+            self.worth.store(worth - 1, Ordering::Relaxed);
+        }
         let slow = time > self.slow_call;
         if slow && time > self.stalled_call {
             self.stalls.fetch_add(1, Ordering::Relaxed);
