@@ -179,3 +179,26 @@ def test_a_client_that_has_ended_its_side_gets_the_whole_of_a_large_response(
         received = b"".join(iter(client.read, b""))  # up to the close_notify
     body = received.partition(b"\r\n\r\n")[2]
     assert zlib.crc32(body) == checksum(MEDIUM)
+
+
+@pytest.mark.parametrize("size", [1000, 20_000, 200_000])
+def test_what_was_decrypted_behind_an_unread_body_is_looked_at(
+    settings: dict[str, Any], size: int
+) -> None:
+    def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        if environ["REQUEST_METHOD"] == "POST":
+            environ["wsgi.input"].read(100)  # and leaves the rest
+        start_response("200 OK", TEXT)
+        return [environ["PATH_INFO"].encode()]
+
+    with (
+        serving(app, **settings, stream_requests=True, tls=material()) as server,
+        TlsClient(place(server)) as client,
+    ):
+        for number in range(40):
+            client.send(post(b"x" * size, target=f"/{number}") + get("/next"))
+            response = client.read_response()
+            assert response.body == b"/%d" % number
+            if response.header("Connection") == "close":
+                return  # not all of it had come
+            assert client.read_response().body == b"/next"

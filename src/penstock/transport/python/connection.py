@@ -325,12 +325,10 @@ class Connection:
             self.hurry_first_request()
 
     def take_decrypted(self) -> bool:
-        """Give the parser what a TLS stream has decrypted already; return True if there was any.
+        """Give the parser what a stream with TLS has decrypted already; return True if there was any.
 
         No event of the socket would tell of it.
         """
-        if not self.stream.secure:
-            return False
         data = self.stream.take_decrypted()
         if data is None:
             return False
@@ -939,9 +937,9 @@ class Connection:
             self.deadline = now + (
                 loop.config.drain_linger if loop.draining else loop.config.keep_alive
             )
-        decrypted = False
+        # The leader may have looked for more input, and a thread for the rest of a body.
+        decrypted = self.stream.secure and self.take_decrypted()
         if self.watched != EVENT_READ:
-            decrypted = self.take_decrypted()  # by the leader, which has looked for more input
             loop.watch(self, EVENT_READ)
         # As `buffered`, without a call: each request comes here.
         if parser.buffer.data or decrypted or discards:
