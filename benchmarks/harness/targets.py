@@ -47,10 +47,13 @@ class Verdict:
 
     @property
     def is_out_of_reach(self) -> bool:
-        """Whether the target is missed, and the bare loop misses it as well."""
-        if self.value is None or self.bare_loop is None:
+        """Whether the target is missed, and the bare loop misses it as well.
+
+        A loop that is slower than ours is no limit.
+        """
+        if self.value is None or self.bare_loop is None or self.met:
             return False
-        return not self.met and not self._reaches(self.bare_loop)
+        return self.value <= self.bare_loop and not self._reaches(self.bare_loop)
 
     def _reaches(self, value: float) -> bool:
         shown = round(value, self.digits)
