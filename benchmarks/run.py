@@ -174,7 +174,9 @@ def _measured(arguments: argparse.Namespace) -> tuple[Results, tuple[Scenario, .
         environment.raise_descriptor_limit()
     else:
         about = _asked(arguments)
-        tls = any(each.setup.tls for each in SCENARIOS if each.name in about["names"])
+        tls = FOOTPRINT in about["names"] or any(
+            each.setup.tls for each in SCENARIOS if each.name in about["names"]
+        )
         proxies = {each.setup.proxy for each in SCENARIOS if each.name in about["names"]}
         programs = [proxy.program for proxy in proxies if proxy]
         about["missing"] = installing.prepare(about["peers"], tls=tls, programs=programs)
