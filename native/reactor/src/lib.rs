@@ -22,6 +22,7 @@ pub mod body_clock;
 pub mod budgets;
 pub mod client;
 pub mod closing;
+pub mod collecting;
 pub mod connection;
 pub mod deadlines;
 pub mod decisions;

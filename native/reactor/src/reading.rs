@@ -3,6 +3,7 @@
 use crate::body_clock::BodyClock;
 use crate::client::key_of;
 use crate::closing;
+use crate::collecting::{self, Progress};
 use crate::connection::{Connection, ConnectionState, NEVER};
 use crate::decisions::{self, HandOver};
 use crate::forwarded::{Field, Forwarded, Reason};
@@ -19,10 +20,9 @@ use crate::responding;
 use crate::scoreboard::CLIENT_RATE;
 use crate::shared::Shared;
 use crate::slow_path_estimate::PathHash;
-use crate::spool::{Gathered, HeldBody, Spool};
+use crate::spool::{Gathered, Spool};
 use crate::states::{Input, Phase};
 use crate::storing;
-use crate::streamed_bodies::Streaming;
 use crate::sys::{Nanos, Peer, SECOND};
 use crate::unserved;
 use penstock_protocol::{Event, Head, HeadCopy, Input as Bytes, State, response};
@@ -178,7 +178,7 @@ fn receive(
             return None;
         }
     }
-    let in_place = receive_in_place(connection, shared, state, &mut most);
+    let in_place = collecting::receive_in_place(connection, shared, state, &mut most);
     let was_in_place = in_place.is_some();
     let received = in_place.unwrap_or_else(|| {
         let buffer = leader.read.buffer.get_mut(..most).unwrap_or_default();
@@ -216,48 +216,6 @@ fn receive(
             None
         }
     }
-}
-
-/// Receive content of a body where it is collected, if nothing else can come with it and there is
-/// memory for it; `most` becomes how many bytes that are at most.
-///
-/// Not where the connection is traced: the trace keeps the bytes in their order.
-fn receive_in_place(
-    connection: &Connection,
-    shared: &Shared,
-    state: &mut ConnectionState,
-    most: &mut usize,
-) -> Option<io::Result<usize>> {
-    let ConnectionState {
-        parser,
-        carry,
-        exchange,
-        trace,
-        phase,
-        ..
-    } = state;
-    let spool = exchange.spool.as_mut()?;
-    if *phase != Phase::Reading || trace.is_some() || !carry.remaining().is_empty() {
-        return None;
-    }
-    let remaining = parser.body_remaining(0)?;
-    let room = remaining.min(shared.spooling.room(&shared.options, spool));
-    let size = usize::try_from(room).unwrap_or(usize::MAX).min(*most);
-    let Spool::Memory(body) = spool else {
-        return None;
-    };
-    if size == 0 {
-        return None;
-    }
-    *most = size;
-    let stream = &connection.stream;
-    let received = body.receive(size, room as usize, &shared.spooling.memory, |place| {
-        stream.receive(place)
-    });
-    let size = *received.as_ref().unwrap_or(&0);
-    parser.note_content(size);
-    exchange.body_received += size as u64;
-    Some(received)
 }
 
 /// Log a request that the client broke off by a reset, and close.
@@ -496,41 +454,19 @@ fn parse(
     let mut gathered = Gathered::default();
     let verdict = loop {
         let event = parser.next_event_cached(&mut input, &options.parser, head, field_cache);
-        if let (false, Some(spool)) = (matches!(event, Ok(Event::Data(_))), &mut exchange.spool) {
-            let size = gathered.size();
-            let held = size as u64 <= shared.spooling.room(options, spool);
-            let received = exchange.body_received + size as u64;
-            handing = match (held, &*spool, &event) {
-                (false, Spool::Memory(_), Ok(event)) => {
-                    let (of, bytes) = match &exchange.request {
-                        Some(copy) => (&copy.head, &*copy.bytes),
-                        None => (&*head, fresh),
-                    };
-                    let (length, streaming) = (of.content_length, shared.streamed_bodies.count());
-                    let took = now.saturating_sub(exchange.head_at + exchange.waited);
-                    let handing = decisions::hand_over(options, length, received, took, streaming);
-                    let complete = matches!(event, Event::EndOfMessage);
-                    let waits = handing == HandOver::Later
-                        && exchange.waited < options.fast_rest
-                        && !complete;
-                    match (handing == HandOver::Now || waits) && !is_own(shared, of, bytes) {
-                        true => handing,
-                        false => HandOver::Never,
-                    }
-                }
-                _ => HandOver::Never,
+        if exchange.spool.is_some() && !matches!(event, Ok(Event::Data(_))) {
+            let (of, bytes) = match &exchange.request {
+                Some(copy) => (&copy.head, &*copy.bytes),
+                None => (&*head, fresh),
             };
-            let held = held || handing != HandOver::Never;
-            let status = match held || size == 0 {
-                true => 0,
-                false => shared.spooling.admit(options, spool, size),
+            let progress = Progress {
+                length: of.content_length,
+                complete: matches!(event, Ok(Event::EndOfMessage)),
+                open: event.is_ok() && !is_own(shared, of, bytes),
             };
-            if status != 0 {
-                break Verdict::Refused(Box::new(Refusal::spool_full(status)));
-            }
-            exchange.body_received = received;
-            if let Err(error) = gathered.add_to(spool, held, &shared.spooling) {
-                break Verdict::Refused(Box::new(Refusal::no_room(&error)));
+            match collecting::keep(shared, exchange, &mut gathered, &progress, *now) {
+                Ok(found) => handing = found,
+                Err(refusal) => break Verdict::Refused(refusal),
             }
         }
         match event {
@@ -540,7 +476,7 @@ fn parse(
                     .request
                     .take()
                     .map_or(Source::Scratch, Source::Copy);
-                break Verdict::Ready(source, streamed(shared, exchange.spool.take()));
+                break Verdict::Ready(source, collecting::streamed(shared, exchange.spool.take()));
             }
             Ok(Event::Request(bytes)) => {
                 fresh = bytes;
@@ -645,7 +581,9 @@ fn parse(
     };
     let left = input.remaining().len();
     let verdict = match verdict {
-        Verdict::MoreInput if streams => Verdict::Ready(Source::Scratch, streamed(shared, None)),
+        Verdict::MoreInput if streams => {
+            Verdict::Ready(Source::Scratch, collecting::streamed(shared, None))
+        }
         other => other,
     };
     let verdict = match verdict {
@@ -670,16 +608,6 @@ fn parse(
     };
     carry.keep(received, left);
     verdict
-}
-
-/// The body of a request that the application reads as it arrives, behind what has come of it.
-fn streamed(shared: &Shared, come: Option<Spool>) -> Body {
-    let counted = Streaming::new(&shared.streamed_bodies);
-    let come = match come {
-        Some(Spool::Memory(body)) => body,
-        _ => HeldBody::default(),
-    };
-    Body::Streamed(counted, come)
 }
 
 /// Have a client send its body: behind the answers to the requests before it, if those still wait.
