@@ -325,7 +325,7 @@ class Connection:
             self.hurry_first_request()
 
     def take_decrypted(self) -> bool:
-        """Give the parser what a stream with TLS has decrypted already; return True if there was any.
+        """Give the parser what TLS has decrypted already; return True if there was any.
 
         No event of the socket would tell of it.
         """
