@@ -329,6 +329,7 @@ class Connection:
 
         No event of the socket would tell of it.
         """
+        assert self.stream.secure
         data = self.stream.take_decrypted()
         if data is None:
             return False
