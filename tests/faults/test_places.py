@@ -32,7 +32,8 @@ def test_a_read_only_file_system_costs_large_bodies_only_and_is_told_at_the_star
     read_only += ' && mount -o remount,bind,ro $place; fi; done; exec "$0" "$@"'
     python = ("unshare", "--mount", "sh", "-c", read_only, sys.executable)
     environ = {"HOME": "/nowhere", "PYTHONDONTWRITEBYTECODE": "1"}
-    with faulty_server(python=python, environ=environ) as server:
+    # A body that comes fast would need no file.
+    with faulty_server("--no-stream-requests", python=python, environ=environ) as server:
         warnings = [line for line in server.lines if "[WARNING]" in line]
         assert len([line for line in warnings if "temp_dir" in line]) == 1
         with Client(server.address) as client:

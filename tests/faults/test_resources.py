@@ -131,7 +131,7 @@ def test_fault_42_signals_in_the_middle_of_transfers_interrupt_nothing() -> None
 def test_fault_43_a_body_that_the_disk_does_not_take_is_a_507_and_leaves_no_file(
     tmp_path: Path,
 ) -> None:
-    arguments = ["--temp-dir", str(tmp_path)]
+    arguments = ["--temp-dir", str(tmp_path), "--no-stream-requests"]
     with faulty_server(*arguments, python=under(f"--fsize={MIB}:{MIB}")) as server:
         with unharmed(server, [r"refused .* 507 .*temp_dir"] * 3):
             for _ in range(3):
@@ -154,7 +154,7 @@ def test_fault_43_a_directory_for_bodies_that_is_removed_costs_large_bodies_only
 ) -> None:
     folder = tmp_path / "bodies"
     folder.mkdir()
-    with faulty_server("--temp-dir", str(folder)) as server:
+    with faulty_server("--temp-dir", str(folder), "--no-stream-requests") as server:
         with unharmed(server, [r"refused .* 507 .*temp_dir"]):
             folder.rmdir()
             with Client(server.address) as client:

@@ -47,6 +47,7 @@ def settings(transport: str, threads: int, tmp_path: Path) -> dict[str, Any]:
         "threads": threads,
         "body_memory": LIMIT,
         "temp_dir": str(tmp_path),
+        "stream_requests": False,
     }
 
 
@@ -133,7 +134,7 @@ def test_fault_43_the_process_ends_in_time_with_the_disk_standing_still(
     transport: str, mode: str, tmp_path: Path
 ) -> None:
     arguments = ["stopping_disk:app", "--transport", transport, mode, "--graceful-timeout", "2"]
-    arguments += ["--body-memory", str(LIMIT), "--temp-dir", str(tmp_path)]
+    arguments += ["--body-memory", str(LIMIT), "--temp-dir", str(tmp_path), "--no-stream-requests"]
     here = Path(__file__).parents[1] / "support"
     with ServerProcess(*arguments, cwd=here, environ={"STOPPING_DISK": str(tmp_path)}) as server:
 
