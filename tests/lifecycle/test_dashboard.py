@@ -243,6 +243,8 @@ def test_what_happens_to_the_server_is_an_event_each(tmp_path: Path) -> None:
             assert eventually(lambda: "crash" in kinds(port))
             # Its successor would find the file that comes now, and crash, too.
             server.wait_for_workers(1, old)
+        with Client(server.address) as client:
+            assert client.request("GET", "/").status == 200  # by now it has loaded it
         (tmp_path / "shop.py").write_text("def app(:")
         server.signal(signal.SIGHUP)
         assert eventually(lambda: "reload failed" in kinds(port), 30)
