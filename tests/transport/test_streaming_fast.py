@@ -14,7 +14,7 @@ import pytest
 
 import penstock
 from support.serving import TEXT, Environ, Place, connect, eventually, get, post
-from support.wire import DEADLINE, chunked
+from support.wire import DEADLINE, Client, chunked
 
 MEMORY = 64 * 1024
 LONG, COME = 300_000, 200_000
@@ -50,6 +50,17 @@ def server_with(
     settings = {"transport": transport, "threads": threads, "body_memory": MEMORY} | settings
     with penstock.running(application, **settings) as server:
         yield server
+
+
+@contextmanager
+def place_taken(
+    transport: str, application: Application, body: bytes
+) -> Iterator[tuple[Place, Client]]:
+    """Have one of two threads read a body whose rest is to come: the other one is for others."""
+    with server_with(transport, application, 2) as server, connect(server) as first:
+        first.send(post(body[:COME], target="/first", length=LONG))
+        eventually(lambda: "/first" in application.called)
+        yield server, first
 
 
 def test_the_application_is_called_before_a_fast_body_has_come(transport: str) -> None:
@@ -125,13 +136,10 @@ def test_a_check_with_a_long_body_is_answered_by_the_server_itself(transport: st
 def test_a_fast_body_waits_while_half_of_the_threads_read_others(transport: str) -> None:
     application, body = Application(), random.randbytes(LONG)
     with (
-        server_with(transport, application, 2) as server,
-        connect(server) as first,
+        place_taken(transport, application, body) as (server, first),
         connect(server) as second,
         connect(server) as other,
     ):
-        first.send(post(body[:COME], target="/first", length=LONG))
-        eventually(lambda: "/first" in application.called)
         second.send(post(body[:COME], target="/second", length=LONG))
         for _ in range(3):
             assert other.request("GET", "/other").status == 200
@@ -147,12 +155,9 @@ def test_a_fast_body_waits_while_half_of_the_threads_read_others(transport: str)
 def test_no_body_waits_for_longer_than_it_takes_others_that_come_fast(transport: str) -> None:
     application, body = Application(), random.randbytes(LONG)
     with (
-        server_with(transport, application, 2) as server,
-        connect(server) as first,
+        place_taken(transport, application, body) as (server, first),
         connect(server) as second,
     ):
-        first.send(post(body[:COME], target="/first", length=LONG))
-        eventually(lambda: "/first" in application.called)
         began = time.monotonic()
         second.send(post(body, target="/second"))
         assert second.read_response().body == digest(body)
@@ -165,12 +170,9 @@ def test_no_body_waits_for_longer_than_it_takes_others_that_come_fast(transport:
 def test_a_client_that_leaves_while_its_body_waits_gives_its_place_back(transport: str) -> None:
     application, body = Application(), random.randbytes(LONG)
     with (
-        server_with(transport, application, 2) as server,
-        connect(server) as first,
+        place_taken(transport, application, body) as (server, first),
         connect(server) as last,
     ):
-        first.send(post(body[:COME], target="/first", length=LONG))
-        eventually(lambda: "/first" in application.called)
         for _ in range(3):
             with connect(server) as client:
                 client.send(post(body[:COME], target="/left", length=LONG))

@@ -358,11 +358,11 @@ pub fn hand_over(
     took: Nanos,
     streaming: u64,
 ) -> HandOver {
-    let collects = matches!(
+    let by_speed = matches!(
         options.stream_requests,
-        StreamRequests::Never | StreamRequests::Always
+        StreamRequests::Fast | StreamRequests::Auto
     );
-    let Some(length) = length.filter(|_| !collects && options.threads > 1) else {
+    let Some(length) = length.filter(|_| by_speed && options.threads > 1) else {
         return HandOver::Never;
     };
     let took = took.max(options.fast_least);
